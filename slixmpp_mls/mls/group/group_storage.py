@@ -180,7 +180,7 @@ def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:
             if each.epoch not in past:
                 changes.update(_past(each))
         for epoch in past.keys() - {each.epoch for each in group.past}:
-            changes.update(dict.fromkeys(_past(past[epoch])))
+            changes.update(dict.fromkeys(_past_names(past[epoch])))
     if group.resumption_psks is not old.resumption_psks:
         for epoch in set(old.resumption_psks) - set(group.resumption_psks):
             changes[_epoch(b"Y", epoch)] = None
@@ -251,10 +251,13 @@ def _proposals(group: MemberState[T], first: int = 0) -> dict[bytes, bytes]:
 
 def _past(past: PastEpoch) -> dict[bytes, bytes]:
     record = PastRecord(past.context, past.sender_data_secret, past.secret_tree.leaf_count, past.ended)
+    values = [record.encode(), *(LeafRecord(leaf).encode() for leaf in past.leaves.values())]
+    return dict(zip(_past_names(past), values, strict=True))
+
+
+def _past_names(past: PastEpoch) -> list[bytes]:
     leaves = _epoch(b"L", past.epoch)
-    found = {leaves + _NUMBER.pack(index): LeafRecord(leaf).encode() for index, leaf in past.leaves.items()}
-    found[_epoch(b"P", past.epoch)] = record.encode()
-    return found
+    return [_epoch(b"P", past.epoch), *(leaves + _NUMBER.pack(index) for index in past.leaves)]
 
 
 def _differing(new: Mapping[bytes, bytes], old: Mapping[bytes, bytes]) -> Changes:

@@ -73,7 +73,7 @@ def differing(
     stack = [(top, 0, _lifted(new, top), _lifted(old, top))]
     while stack:
         level, position, after, before = stack.pop()
-        if after.equals(before):
+        if after is before or after.equals(before):
             continue
         here, there = _has_record(after, level), _has_record(before, level)
         if here and not (there and after.occupied == before.occupied == 0):  # blanks are all alike

@@ -35,7 +35,7 @@ from ..structures.leaf_outline import LeafOutline
 from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode, node_codec
 from ..varint import encode_varint, read_varint
 from . import hash_records
-from .stored_nodes import StoredNodes, StoredSubtree, compacted, decoded, encoded
+from .stored_nodes import StoredNodes, StoredSubtree, compacted, decoded, encoded, holds_same
 from .subtree import Change, Place, Subtree, node_at, nodes_below, resolution, rewrite, tree_hash
 from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
@@ -435,10 +435,8 @@ class RatchetTree:
             if new is before or (new is not None and before is not None and new.equals(before)):
                 continue
             held, was = None if new is None else new.held(), None if before is None else before.held()
-            if held is not was:
-                octets = None if held is None else encoded(held)
-                if octets != (None if was is None else encoded(was)):
-                    changes[node_at(height, position).to_bytes(4, "big")] = octets
+            if not holds_same(held, was):
+                changes[node_at(height, position).to_bytes(4, "big")] = None if held is None else encoded(held)
             if height:
                 (left, right), (old_left, old_right) = _children(new), _children(before)
                 stack.append((height - 1, 2 * position, left, old_left))

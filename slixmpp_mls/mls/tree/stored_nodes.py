@@ -35,7 +35,7 @@ from .hash_records import PART, recorded_hash
 from .subtree import Place, Subtree, leaf_hash, node_at, nodes_below, parent_hash_of
 from .tree_math import NodeIndex, padded
 
-__all__ = ["StoredNodes", "StoredSubtree", "compacted", "decoded", "encoded"]
+__all__ = ["StoredNodes", "StoredSubtree", "compacted", "decoded", "encoded", "holds_same"]
 
 _KEPT = 256  # nodes asked for one by one that stay decoded
 
@@ -277,6 +277,17 @@ def _key_in(octets: bytes) -> bytes:
 def encoded(held: AnyNode | bytes) -> bytes:
     """The octets of a node with its type."""
     return held if isinstance(held, bytes) else node_codec.encode(held)
+
+
+def holds_same(one: AnyNode | bytes | None, other: AnyNode | bytes | None) -> bool:
+    """Whether two nodes are the same, each as it is held: decoded, encoded with its type, or blank."""
+    if one is other:
+        return True
+    if one is None or other is None:
+        return False
+    if isinstance(one, bytes) != isinstance(other, bytes):
+        return encoded(one) == encoded(other)
+    return one == other
 
 
 def decoded(octets: bytes) -> AnyNode:
