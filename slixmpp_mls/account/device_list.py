@@ -144,8 +144,9 @@ async def retire(
 
     :raises DeliveryError: completed parts stay; trying again is safe
     """
-    marker = (await read_devices(node)).retired.get(device_id) or RetiredDevice(device_id, since)
-    await node.publish(device_id, marker.to_stdlib())
+    async with node.changing:  # who has read the device's item before would publish it in the marker's place
+        marker = (await read_devices(node)).retired.get(device_id) or RetiredDevice(device_id, since)
+        await node.publish(device_id, marker.to_stdlib())
     await retract_key_packages(directory, account, device_id)
     return marker
 

@@ -102,7 +102,7 @@ class OwnDevices:
         self._look_due = True
         self._closed = False
         self._changing = asyncio.Lock()
-        self._retired_again: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}  # when a device that we have retired may be retired again
         self._told_of = ""  # why our node is unusable
         self._unsubscribe: Callable[[], None] | None = None
         self._handlers: dict[str, Callable[[Any], None]] = {
@@ -409,7 +409,7 @@ class OwnDevices:
             log.info("our account's node of devices does not list us, and is mended")
             self._look_due = True  # a later read shows whether it has helped
             await self._tell_of(self._own_entry.mend())
-        await self._retire_again(listed)
+        refused = await self._retire_again(listed)
         events: list[NewOwnDevice] = []
         first = not self._records()
         add, now = self._context.settings.new_devices is NewDevices.ADD, self._context.now
@@ -437,6 +437,8 @@ class OwnDevices:
                     await self._vouching.vouch_for(event.id, now)
             self._context.fire("mls_new_device", event)
         await self._vouching.put_back(listed)
+        if refused is not None:  # not before: a server that refuses it would keep new devices from our user
+            raise refused
 
     async def _check_node(self) -> None:
         await self._tell_of(self._context.devices.check())
@@ -453,19 +455,28 @@ class OwnDevices:
         else:
             self._told_of = ""
 
-    async def _retire_again(self, listed: Listed) -> None:
-        """Handle a retired device that has published itself again: remove it from the account's list."""
+    async def _retire_again(self, listed: Listed) -> DeliveryError | None:
+        """Handle a retired device that has published itself again: remove it from the account's list.
+
+        :returns: why one of them is still in the list
+        """
+        refused: DeliveryError | None = None
         for name, record in self._records().items():
             device = listed.devices.get(name)
             if record.status is not DeviceStatus.RETIRED or device is None:
                 continue
-            last, now = self._retired_again.get(name), self._context.clock.monotonic()
-            if last is not None and now - last < RETRY_AT_MOST:
+            now = self._context.clock.monotonic()
+            if now < self._not_before.get(name, now):
                 continue  # prevents a contest of two programs
-            await self._mark(name)
-            self._retired_again[name] = now
+            try:
+                await self._mark(name)
+            except DeliveryError as error:
+                self._not_before[name], refused = now + RETRY, error
+                continue
+            self._not_before[name] = now + RETRY_AT_MOST
             prints = tuple(fingerprint(key.data) for key in device.keys)
             self._context.fire("mls_device_conflict", DeviceConflict(name, prints))
+        return refused
 
     async def _mark(self, device_id: str) -> RetiredDevice:
         account, since = self._context.device.identity.account, datetime.fromtimestamp(self._context.now, UTC)

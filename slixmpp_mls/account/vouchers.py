@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 
 from ..client import Device as OwnDevice
 from ..delivery import DeviceDirectory
-from ..errors import PeerError, UsageError
+from ..errors import DeliveryError, PeerError, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.parameters import DAY, HOUR
@@ -147,23 +147,29 @@ class Vouching:
         """Look for our vouchers, and put back what is missing.
 
         :param listed: what our account lists
-        :raises DeliveryError: the node could not be read or written; it is tried again at the next look
+        :raises DeliveryError: the node could not be read, or a voucher not be written, which affects no other one; it
+            is tried again at the next look
         """
-        for name in [*self._published]:
+        failure: DeliveryError | None = None
+        for name, published in [*self._published.items()]:
             if name in listed.retired:
                 self.forget(name)
-            elif name in listed.devices and self._published[name].missing(listed.devices[name]):
-                await self._put_back(name)
+            elif name in listed.devices and published.left and published.missing(listed.devices[name]):
+                try:
+                    await self._put_back(name, published)
+                except DeliveryError as error:
+                    failure = error
+        if failure is not None:
+            raise failure
 
-    async def _put_back(self, name: str) -> None:
-        published = self._published[name]
-        if not published.left:
-            return
+    async def _put_back(self, name: str, published: _Published) -> None:
         await asyncio.sleep(random.uniform(0, SPREAD))  # noqa: S311
         async with self._node.changing:
             device = (await read_devices(self._node)).devices.get(name)
-            missing = [] if device is None else published.missing(device)
-            if device is None or not missing:
+            if device is None or self._published.get(name) is not published:
+                return  # we have retired it meanwhile, or vouched for it afresh
+            missing = published.missing(device)
+            if not missing:
                 return
             published.left -= 1
             log.info("a voucher of ours for %s was overwritten, and is put back", name)

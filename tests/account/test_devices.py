@@ -14,7 +14,7 @@ from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.devices import OwnDevices
 from slixmpp_mls.account.events import DeviceStatus
 from slixmpp_mls.account.own_entry import OwnEntry
-from slixmpp_mls.errors import DeviceRetired, StoreError, UsageError
+from slixmpp_mls.errors import DeliveryError, DeviceRetired, Refused, StoreError, UsageError
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.stanza import RetiredDevice
 from slixmpp_mls.testing import NOW, World
@@ -113,6 +113,35 @@ async def test_retired_and_retired_again_when_it_goes_on() -> None:
     assert name(account.laptop) in (await read_devices(account.phone.context.devices)).retired
     with pytest.raises(UsageError):
         await account.devices.retire("nobody")
+
+
+async def test_a_retired_device_whose_marker_is_refused_hides_no_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our account's server lists it again, and lets nobody replace it."""
+    account = Account()
+    await account.publish(account.phone, account.laptop)
+    await account.devices._look()
+    await account.devices.retire(name(account.laptop))
+    await account.publish(account.laptop)
+    attempts: list[str] = []
+
+    async def refuse(item_id: str, element: object) -> None:
+        attempts.append(item_id)
+        raise Refused(ALICE, "not-acceptable")
+
+    monkeypatch.setattr(account.phone.context.devices, "publish", refuse)
+    for number in range(3):
+        tablet = Client(account.phone.world.person(ALICE), account.phone)
+        await account.publish(tablet)
+        with pytest.raises(DeliveryError):
+            await account.devices._look()
+        assert [event.id for event in account.phone.got("mls_new_device")][number:] == [name(tablet)]
+        await account.devices._look()  # at once, because the server says that something has changed
+        account.phone.monotonic += devices.RETRY
+    assert attempts == [name(account.laptop)] * 3
+    monkeypatch.undo()
+    await account.devices._look()
+    assert name(account.laptop) in (await read_devices(account.phone.context.devices)).retired
+    assert [event.id for event in account.phone.got("mls_device_conflict")] == [name(account.laptop)]
 
 
 @pytest.mark.parametrize("when", ["at the start", "later", "by ourselves"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from xml.etree.ElementTree import Element
 
@@ -12,7 +13,7 @@ from slixmpp_mls.account import devices as devices_module
 from slixmpp_mls.account import vouchers
 from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.vouchers import MOST_TIMES, VOUCHER_LIFETIME, Vouching, keep_vouchers
-from slixmpp_mls.errors import UsageError
+from slixmpp_mls.errors import DeliveryError, Refused, UsageError
 from slixmpp_mls.identity import fingerprint
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.policy import MAX_VOUCHERS, DeviceVoucher, vouches
@@ -278,3 +279,101 @@ async def test_a_marker_that_a_voucher_overwrites_is_there_again_and_stays(monke
             phone.monotonic += devices_module.LOOK
         assert name(stolen) in (await read_devices(phone.context.devices)).retired
         assert name(stolen) not in await listed(phone)
+
+
+class Halt:
+    """Holds back whoever is about to put a voucher back, in the pause before it reads the node."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits, self._free, sleep = asyncio.Event(), asyncio.Event(), asyncio.sleep
+
+        async def pause(seconds: float) -> None:
+            if seconds == _PAUSE:
+                self.waits.set()
+                await self._free.wait()
+            await sleep(0)
+
+        monkeypatch.setattr(vouchers.random, "uniform", lambda *_: _PAUSE)
+        monkeypatch.setattr(asyncio, "sleep", pause)
+
+    def let_go(self) -> None:
+        self._free.set()
+
+
+_PAUSE = 1.25
+
+
+@pytest.mark.parametrize("which", ["the one", "the other one"])
+async def test_no_voucher_is_put_back_for_a_device_that_is_retired_meanwhile(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one voucher is about to be put back, its device is retired, or another one."""
+    account = Account()
+    phone, laptop = account.phone, account.laptop
+    tablet = Client(phone.world.person(ALICE), phone)
+    await account.publish(phone, laptop, tablet)
+    bare = {name(each): (await listed(phone))[name(each)].to_stdlib() for each in (laptop, tablet)}
+    ours = vouching(phone)
+    for each in (laptop, tablet):
+        await ours.vouch_for(name(each), NOW)
+        await phone.context.devices.publish(name(each), bare[name(each)])
+    halt = Halt(monkeypatch)
+    looking = asyncio.create_task(ours.put_back(await read_devices(phone.context.devices)))
+    await halt.waits.wait()
+    ours.forget(name(laptop if which == "the one" else tablet))  # and it is listed again at once
+    halt.let_go()
+    await looking
+    assert await issuers(phone, laptop) == (set() if which == "the one" else {name(phone)})
+    assert await issuers(phone, tablet) == ({name(phone)} if which == "the one" else set())
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_voucher_that_is_refused_keeps_none_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    account = Account()
+    phone, laptop = account.phone, account.laptop
+    tablet = Client(phone.world.person(ALICE), phone)
+    await account.publish(phone, laptop, tablet)
+    bare = {name(each): (await listed(phone))[name(each)].to_stdlib() for each in (laptop, tablet)}
+    ours = vouching(phone)
+    for each in (laptop, tablet):
+        await ours.vouch_for(name(each), NOW)
+        await phone.context.devices.publish(name(each), bare[name(each)])
+    node = phone.context.devices
+    publish, refused = node.publish, 0
+
+    async def choosy(item_id: str, element: Element) -> None:
+        nonlocal refused
+        if item_id == name(laptop):
+            refused += 1
+            raise Refused(ALICE, "not-acceptable")
+        await publish(item_id, element)
+
+    monkeypatch.setattr(node, "publish", choosy)
+    for _ in range(MOST_TIMES + 3):
+        with suppress(DeliveryError):
+            await ours.put_back(await read_devices(node))
+        assert await issuers(phone, tablet) == {name(phone)}
+    assert refused == MOST_TIMES
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_voucher_that_is_put_back_does_not_replace_a_marker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our user retires the device while our own voucher for it is on its way."""
+    account = Account()
+    phone, laptop = account.phone, account.laptop
+    await account.publish(phone, laptop)
+    await account.devices._look()
+    bare = (await listed(phone))[name(laptop)].to_stdlib()
+    await account.devices.admit(name(laptop))
+    await phone.context.devices.publish(name(laptop), bare)
+    pen = Pen(phone, monkeypatch)
+    looking = asyncio.create_task(account.devices._look())
+    await pen.waits.wait()
+    monkeypatch.undo()
+    retiring = asyncio.create_task(account.devices.retire(name(laptop)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    pen.let_go()
+    await asyncio.gather(looking, retiring)
+    read = await read_devices(phone.context.devices)
+    assert (name(laptop) in read.retired, name(laptop) in read.devices) == (True, False)
