@@ -77,7 +77,7 @@ class StoredNodes:
     @property
     def depth(self) -> int:
         """The level of the root of the smallest tree that has all these nodes."""
-        return (padded(self._places[-1] // 2 + 1) - 1).bit_length()
+        return (padded((self._places[-1] + 1) // 2 + 1) - 1).bit_length()
 
     def root(self) -> Subtree:
         """All of the tree."""

@@ -636,6 +636,24 @@ def test_a_large_tree_is_read_as_a_small_one_is(number: int, octets: int, monkey
         RatchetTree.decode(SUITE, encoded(nodes))
 
 
+@pytest.mark.parametrize("members", [1, 2, 4])
+def test_a_parent_node_behind_all_members_is_the_root_however_large_the_tree(
+    members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 9420 12.4.3.3: the tree is as wide as its last node says.  No node is passed over, or its hash would not show
+    that somebody has appended it."""
+    leaves: list[AnyNode | None] = [
+        fake_leaf(number // 2) if number % 2 == 0 else None for number in range(2 * members)
+    ]
+    nodes = [*leaves[:-1], ParentNode(b"key".ljust(32, b"."), b"")]
+    expected = RatchetTree.from_nodes(SUITE, nodes)
+    monkeypatch.setattr(ratchet_tree, "_LARGE", 0)
+    tree = RatchetTree.decode(SUITE, encoded(nodes))
+    assert (tree.leaf_count, tree.node(NodeIndex(len(nodes) - 1))) == (2 * members, nodes[-1])
+    assert tree.tree_hash() == expected.tree_hash() != RatchetTree.from_nodes(SUITE, nodes[:-1]).tree_hash()
+    assert RatchetTree.restore(SUITE, tree.pieces()).tree_hash() == expected.tree_hash()
+
+
 def test_a_restart_hashes_no_node_that_a_record_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the nodes in parts, only those beside the path of a change are hashed."""
     stored, records = WIDE.pieces(), WIDE.hash_records()
