@@ -162,7 +162,7 @@ class MembershipChanges:
             parts.group,
             parts.muc.affiliations,
             lambda difference: parts.context.fire("mls_affiliations_differ", difference),
-            self._expel,
+            self._expel_in_a_moment,
         )
         self._beginning = asyncio.Lock()
         self._shut_out: set[str] = set()
@@ -409,8 +409,7 @@ class MembershipChanges:
         just been added has some seconds to be let in again.
         """
         await self._parts.progress.until_live()
-        if self._post_commit.came_lately(account):
-            await asyncio.sleep(LET_IN_AGAIN)
+        await self._moment_for([account])
         if account == self._own or not self.affiliations.may_expel(self._own) or not self._group.roster.has(account):
             return
         self._shut_out.add(account)
@@ -420,6 +419,15 @@ class MembershipChanges:
                 return  # another call has removed it
             await self._expel(accounts)
         await self.affiliations.compare_later(self._own)
+
+    async def _moment_for(self, accounts: Sequence[str]) -> None:
+        if any(map(self._post_commit.came_lately, accounts)):
+            await asyncio.sleep(LET_IN_AGAIN)
+
+    async def _expel_in_a_moment(self, accounts: Sequence[str]) -> None:
+        """Remove accounts that the room's lists do not show, see :meth:`expelled`."""
+        await self._moment_for(accounts)
+        await self._expel(accounts)
 
     async def _expel(self, accounts: Sequence[str]) -> None:
         """Remove accounts, by one Commit if that is possible.  Those whom we may not remove need another member.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from slixmpp import JID
 
 from slixmpp_mls.client import GroupChanged
 from slixmpp_mls.delivery.affiliations import Affiliation
@@ -171,3 +172,76 @@ async def test_a_revocation_stands(monkeypatch: pytest.MonkeyPatch, why: str) ->
     alice.post_commit.changed(event)
     await soon()
     assert alice.office.listed == before
+
+
+async def test_an_addition_before_the_removal_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob, an administrator, has added dave; alice removes him; carol, who is none, adds him again at once."""
+    world = World()
+    person, bob, carol = world.group(ALICE, BOB, CAROL, policy=world.open_policy(ALICE, BOB))
+    world.person(DAVE)
+    alice = Alice(person, monkeypatch)
+    alice.office.listed = {ALICE: "owner", BOB: "admin", CAROL: "member", DAVE: "member"}
+    seen = len(person.events)
+
+    def read() -> None:
+        """What the engine does with the events."""
+        nonlocal seen
+        world.settle()
+        for event in person.events[seen:]:
+            if isinstance(event, GroupChanged):
+                alice.post_commit.changed(event)
+        seen = len(person.events)
+
+    bob.commit(*bob.adding(DAVE))
+    read()
+    assert alice.post_commit.came_lately(DAVE)
+    person.commit(*person.removing(DAVE))
+    read()
+    revoke = alice.office.set
+
+    async def late(account: str, affiliation: Affiliation, reason: str | None = None) -> None:
+        await revoke(account, affiliation)
+        if affiliation == "none":
+            del alice.office.listed[account]
+            carol.commit(*carol.adding(DAVE))
+            read()
+
+    monkeypatch.setattr(alice.muc.affiliations, "set", late)
+    await alice.post_commit.complete()
+    await soon()
+    assert alice.group.roster.has(DAVE)
+    assert alice.office.listed == {ALICE: "owner", BOB: "admin", CAROL: "member"}
+    assert alice.office.invited == []
+
+
+async def test_a_room_that_shows_no_lists_keeps_no_other_action_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lists are refused just when an affiliation is to be granted again: ranks are changed all the same."""
+    world, alice, bob = scene(monkeypatch)
+    alice.office.listed = {ALICE: "owner", BOB: "admin", CAROL: "member"}
+    change(world, alice, remove=CAROL)
+    refused = 0
+
+    async def none() -> dict[JID, Affiliation]:
+        nonlocal refused
+        refused += 1
+        raise NotPermitted("no lists")
+
+    async def late(account: str, affiliation: Affiliation, reason: str | None = None) -> None:
+        bob.commit(*bob.adding(CAROL))
+        seen = len(alice.person.events)
+        world.settle()
+        for event in alice.person.events[seen:]:
+            if isinstance(event, GroupChanged):
+                alice.post_commit.changed(event)
+        monkeypatch.setattr(alice.muc.affiliations, "all", none)
+
+    monkeypatch.setattr(alice.muc.affiliations, "set", late)
+    ranks: list[object] = []
+
+    async def change_rank(owed: list[object]) -> None:
+        ranks.append(owed)
+
+    monkeypatch.setattr(alice.post_commit, "_change_rank", change_rank)
+    await alice.post_commit.complete()
+    assert refused
+    assert ranks

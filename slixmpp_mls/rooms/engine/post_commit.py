@@ -61,9 +61,12 @@ class PostCommit:
 
     def changed(self, event: GroupChanged) -> None:
         """Handle a Commit: an administrator may have added an account that we have just removed."""
-        if not (event.added and self._group.is_member and self._group.is_administrator(event.by.account)):
+        added = {member.account for member in event.added}
+        for account in {member.account for member in event.removed} - added:
+            self._came.pop(account, None)  # whoever adds it now, that administrator's addition is over
+        if not (added and self._group.is_member and self._group.is_administrator(event.by.account)):
             return
-        for account in {member.account for member in event.added}:
+        for account in added:
             self._came[account] = _time()
             if self._is_recent(self._revoked, account):
                 self._parts.spawn(self._let_in_again([account]), "granting an affiliation again")
@@ -155,7 +158,11 @@ class PostCommit:
         for account in back:
             del self._revoked[account]
         affiliations = self._parts.muc.affiliations
-        listed = await affiliations.all()
+        try:
+            listed = await affiliations.all()
+        except NotPermitted as error:  # perhaps they are banned
+            log.info("%s does not say whom it lets in: %s", self._group.room, error)
+            return
         outside = [account for account in back if JID(account) not in listed and self._has(account)]
         refused = await affiliations.set_all(dict.fromkeys(outside, "member"))
         for account, error in refused.items():
