@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 from dataclasses import replace
 from xml.etree.ElementTree import Element
@@ -293,7 +294,7 @@ class Halt:
                 await self._free.wait()
             await sleep(0)
 
-        monkeypatch.setattr(vouchers.random, "uniform", lambda *_: _PAUSE)
+        monkeypatch.setattr(random, "uniform", lambda *_: _PAUSE)
         monkeypatch.setattr(asyncio, "sleep", pause)
 
     def let_go(self) -> None:

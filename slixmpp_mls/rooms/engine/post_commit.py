@@ -160,8 +160,8 @@ class PostCommit:
         affiliations = self._parts.muc.affiliations
         try:
             listed = await affiliations.all()
-        except NotPermitted as error:  # perhaps they are banned
-            log.info("%s does not say whom it lets in: %s", self._group.room, error)
+        except NotPermitted as silent:  # perhaps they are banned
+            log.info("%s does not say whom it lets in: %s", self._group.room, silent)
             return
         outside = [account for account in back if JID(account) not in listed and self._has(account)]
         refused = await affiliations.set_all(dict.fromkeys(outside, "member"))
