@@ -13,8 +13,8 @@ from .conftest import unavailable_means_skip
 from .soak.run import Soak, compare
 
 
-def note(number: int, by: str, *, again: bool = False, id_: str = "") -> dict[str, Any]:
-    return {"id": id_ or f"id{number}", "text": f"{number} of {by}", "by": by, "again": again}
+def note(number: int, by: str, *, again: bool = False, id_: str = "", epoch: int = 7) -> dict[str, Any]:
+    return {"id": id_ or f"id{number}", "text": f"{number} of {by}", "by": by, "epoch": epoch, "again": again}
 
 
 def test_members_who_have_heard_the_same_agree() -> None:
@@ -25,6 +25,13 @@ def test_members_who_have_heard_the_same_agree() -> None:
         "frank": [{"joined": 7}],
     }
     assert compare(notes) == []
+
+
+def test_who_has_joined_reads_nothing_of_an_epoch_before_however_late_it_comes() -> None:
+    """RFC 9420 12.4.3.1: a Welcome has the secrets of its epoch. The sender had not read yet that he was added."""
+    notes = [note(1, "carol", epoch=4), note(2, "carol", epoch=3), note(3, "carol", epoch=4)]
+    assert compare({"alice": notes, "bob": [{"joined": 4}, notes[0], notes[2]]}) == []
+    assert compare({"alice": notes, "bob": [{"joined": 3}, notes[0], notes[2]]})
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ class Bot:
         self._heard.write(json.dumps(what) + "\n")
 
     def _message(self, message: EncryptedMessage) -> None:
-        self._note(id=message.archive_id, text=message.body, by=message.sender.account, again=message.again)
+        sender = message.sender.account
+        self._note(id=message.archive_id, text=message.body, by=sender, epoch=message.epoch, again=message.again)
 
     def _unreadable(self, event: Unreadable) -> None:
         if event.reason != "before-join":

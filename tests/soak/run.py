@@ -28,6 +28,9 @@ _WEIGHTS = {"say": 60, "update": 8, "join": 25, "leave": 3, "remove": 3, "kill":
 _SERVER_EVERY = 60.0  # seconds between two restarts of the server, about
 
 
+_Heard = tuple[str, str, str, int]  # its id in the archive, its text, its sender, its epoch
+
+
 class SoakFailed(AssertionError):
     """The members do not agree."""
 
@@ -305,13 +308,18 @@ class Soak:
             raise SoakFailed("\n".join(problems[:20]))
 
     def _lost(self, person: _Person, notes: dict[str, list[dict[str, Any]]]) -> list[str]:
-        """What somebody who was never out has said must have come to everybody who was never out."""
+        """What somebody who was never out has said must have come to everybody who was never out.
+
+        Not to those, however, who had only just been added, when the sender had not read that yet.
+        """
         problems = []
+        epochs = {line["text"]: line["epoch"] for lines in notes.values() for line in lines if "text" in line}
         for other in self._people:
             if other is person or not other.always or other.account not in self._members:
                 continue
-            heard = {line["text"] for line in notes[other.account] if "text" in line}
-            missing = [text for text in person.accepted if text not in heard]
+            lines = notes[other.account]
+            heard, since = {line["text"] for line in lines if "text" in line}, _joined_in(lines)
+            missing = [text for text in person.accepted if text not in heard and epochs.get(text, since) >= since]
             problems += [f"{other.account} has not heard {text!r}" for text in missing]
         return problems
 
@@ -334,16 +342,18 @@ def compare(notes: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What contradicts what in the notes of several members; nothing, if all is well.
 
     Each has heard everything once (or again, and said so), and two who were in the group at the same time have heard
-    the same of all others, in the same order.
+    the same of all others, in the same order.  A message of an epoch before somebody's first one may come after the
+    Commit that has added him; he cannot read it, since a Welcome has the secrets of
+    its own epoch (RFC 9420 12.4.3.1).
 
-    :param notes: by account: ``{"id": ..., "text": ..., "by": ..., "again": ...}`` for a message, ``{"joined": ...}``
-        when somebody has come into the group
+    :param notes: by account: ``{"id": ..., "text": ..., "by": ..., "epoch": ..., "again": ...}`` for a message,
+        ``{"joined": ...}`` with the epoch when somebody has come into the group
     """
     problems: list[str] = []
-    heard: dict[str, list[tuple[str, str, str]]] = {}
+    heard: dict[str, list[_Heard]] = {}
     for account, lines in notes.items():
         seen: set[str] = set()
-        current: list[tuple[str, str, str]] = []
+        current: list[_Heard] = []
         texts: Counter[str] = Counter()
         for line in lines:
             if "joined" in line:
@@ -356,11 +366,14 @@ def compare(notes: dict[str, list[dict[str, Any]]]) -> list[str]:
                 continue
             seen.add(line["id"])
             texts[line["text"]] += 1
-            current.append((line["id"], line["text"], line["by"]))
+            current.append((line["id"], line["text"], line["by"], line["epoch"]))
         problems += [f"{account} has heard {text!r} in two stanzas" for text, times in texts.items() if times > 1]
         heard[account] = current
     for one, other in combinations(heard, 2):
-        mine, theirs = ([each for each in heard[who] if each[2] not in (one, other)] for who in (one, other))
+        since = max(_joined_in(notes[one]), _joined_in(notes[other]))
+        mine, theirs = (
+            [each for each in heard[who] if each[2] not in (one, other) and each[3] >= since] for who in (one, other)
+        )
         common = {each[0] for each in mine} & {each[0] for each in theirs}
         # Who has come later has heard less at the beginning, and only there.
         mine, theirs = (_from_first(each, common) for each in (mine, theirs))
@@ -371,6 +384,11 @@ def compare(notes: dict[str, list[dict[str, Any]]]) -> list[str]:
     return problems
 
 
-def _from_first(messages: list[tuple[str, str, str]], common: set[str]) -> list[tuple[str, str, str]]:
+def _joined_in(lines: list[dict[str, Any]]) -> int:
+    """The epoch in which somebody has come into the group, the last time; 0 for its creator."""
+    return max((line["joined"] for line in lines if "joined" in line), default=0)
+
+
+def _from_first(messages: list[_Heard], common: set[str]) -> list[_Heard]:
     start = next((n for n, message in enumerate(messages) if message[0] in common), len(messages))
     return messages[start:]
