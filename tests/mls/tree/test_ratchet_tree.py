@@ -636,6 +636,42 @@ def test_a_large_tree_is_read_as_a_small_one_is(number: int, octets: int, monkey
         RatchetTree.decode(SUITE, encoded(nodes))
 
 
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_whatever_the_nodes_are_a_large_tree_is_read_as_a_small_one_is(data: st.DataObject) -> None:
+    """Nobody can make a tree that means one thing to those who keep it encoded, and another to the others."""
+    kinds = st.sampled_from(["blank", "right", "right", "right", "other", "parent of some"])
+    nodes: list[AnyNode | None] = []
+    for index, kind in enumerate(data.draw(st.lists(kinds, min_size=1, max_size=18))):
+        number = index if data.draw(st.integers(0, 19)) else 0  # sometimes a key that is there already
+        parent = ParentNode(b"%032d" % number, b"")
+        if kind == "parent of some":
+            some = data.draw(st.lists(st.integers(0, 9), max_size=3).map(tuple))
+            nodes.append(replace(parent, unmerged_leaves=some) if index % 2 else fake_leaf(number))
+        elif kind == "blank":
+            nodes.append(None)
+        else:
+            nodes.append(parent if (index % 2 == 1) is (kind == "right") else fake_leaf(number))
+    octets = encoded(nodes)
+    read: list[RatchetTree | None] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for large in (0, 1 << 30):
+            patch.setattr(ratchet_tree, "_LARGE", large)
+            try:
+                read.append(RatchetTree.decode(SUITE, octets))
+            except (InvalidError, MalformedError):
+                read.append(None)
+    first, second = read
+    assert (first is None) is (second is None)
+    if first is not None and second is not None:
+        assert first.encode() == second.encode() == octets
+        assert (first.leaf_count, first.member_count) == (second.leaf_count, second.member_count)
+        assert first.tree_hash() == second.tree_hash()
+        assert first.changes_since(second) == second.changes_since(first) == {}
+        assert [first.node(NodeIndex(at)) for at in range(40)] == [second.node(NodeIndex(at)) for at in range(40)]
+        check_index(first)
+
+
 @pytest.mark.parametrize("members", [1, 2, 4])
 def test_a_parent_node_behind_all_members_is_the_root_however_large_the_tree(
     members: int, monkeypatch: pytest.MonkeyPatch
