@@ -35,7 +35,7 @@ from ..structures.leaf_outline import LeafOutline
 from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode, node_codec
 from ..varint import encode_varint, read_varint
 from . import hash_records
-from .stored_nodes import StoredNodes, StoredSubtree, compacted, decoded, encoded, holds_same
+from .stored_nodes import StoredNodes, StoredSubtree, compacted, decoded, encoded, holds_same, unread
 from .subtree import Change, Place, Subtree, node_at, nodes_below, resolution, rewrite, tree_hash
 from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
@@ -262,8 +262,8 @@ class RatchetTree:
         """
         seen = self._root
         for number, (node, content) in enumerate(self.parents()):
-            if number % _TOGETHER == 0 and isinstance(seen, StoredSubtree):
-                seen = StoredSubtree(seen.nodes, self._depth, 0)
+            if number % _TOGETHER == 0:
+                seen = unread(seen, self._depth)
             yield self._place(seen, node), content
 
     def outlines(self) -> Iterator[tuple[LeafIndex, LeafOutline]]:

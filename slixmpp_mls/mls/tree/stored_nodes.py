@@ -1,7 +1,7 @@
 """The nodes of a ratchet tree as a store has them: encoded, and decoded when somebody asks for one.
 
 A client needs few of the nodes of a large group: its own leaf, those who speak, and the nodes beside the path of a
-Commit.  :class:`StoredNodes` keeps the octets of all of them in one string, with a table of where each begins: a
+Commit.  :class:`StoredNodes` keeps the octets of 1,024 members in one string, with a table of where each begins: a
 quarter of what they take decoded.  A :class:`StoredSubtree` is a view of a part of it; its children are made when
 somebody goes there.  Both are as immutable as the rest of the tree, and a change makes ordinary subtrees above what it
 leaves alone::
@@ -35,7 +35,7 @@ from .hash_records import PART, recorded_hash
 from .subtree import Place, Subtree, leaf_hash, node_at, nodes_below, parent_hash_of
 from .tree_math import NodeIndex, padded
 
-__all__ = ["StoredNodes", "StoredSubtree", "compacted", "decoded", "encoded", "holds_same"]
+__all__ = ["StoredNodes", "StoredSubtree", "compacted", "decoded", "encoded", "holds_same", "unread"]
 
 _KEPT = 256  # nodes asked for one by one that stay decoded
 
@@ -80,8 +80,37 @@ class StoredNodes:
         return (padded((self._places[-1] + 1) // 2 + 1) - 1).bit_length()
 
     def root(self) -> Subtree:
-        """All of the tree."""
-        return StoredSubtree(self, self.depth, 0)
+        """All of the tree.
+
+        Each subtree of level :data:`PIECE` has a string of its own, or the last of them to be stored anew would keep
+        the octets of all others in memory.
+
+        :raises InvalidError: the store is damaged
+        """
+        return self._view(self.depth, 0)
+
+    def _view(self, level: int, position: int) -> Subtree:
+        if level <= PIECE or not self.occupied(level, position):
+            nodes = self if level == self.depth else self._part(level, position)
+            return StoredSubtree(nodes, level, position)
+        left, right = self._view(level - 1, 2 * position), self._view(level - 1, 2 * position + 1)
+        made = Subtree(self.node(node_at(level, position)), left, right, left.occupied + right.occupied)
+        made.loose = left.loose + right.loose  # as new as it can be
+        return made
+
+    def _part(self, level: int, position: int) -> StoredNodes:
+        """The nodes of a subtree, by themselves."""
+        first, last = self._span(level, position)
+        begin, end = self._begins[first], self._begins[last]
+        low = bisect_left(self._leaves, position << level)
+        part = StoredNodes.__new__(StoredNodes)
+        part._places = self._places[first:last]
+        part._begins = array("Q", [each - begin for each in self._begins[first : last + 1]])
+        part._leaves = self._leaves[low : bisect_left(self._leaves, (position + 1) << level, low)]
+        part._octets = self._octets[begin:end]
+        part._records, part._hashes = self._records, {}
+        part._decoded = self._decoded  # so many of the tree, and not of each part
+        return part
 
     def occupied(self, level: int, position: int) -> int:
         """How many leaves below a node are not blank."""
@@ -245,6 +274,10 @@ class StoredSubtree(Subtree):
         """The same as it is kept: encoded, if nobody has asked before."""
         return self.nodes.octets(node_at(self._level, self._position)) if self._unread else self._content
 
+    def unread(self) -> StoredSubtree:
+        """See :func:`unread`."""
+        return StoredSubtree(self.nodes, self._level, self._position)
+
     def children(self) -> tuple[Subtree, Subtree]:
         if self.left is None or self.right is None:
             self.right = StoredSubtree(self.nodes, self._level - 1, 2 * self._position + 1)
@@ -272,6 +305,18 @@ class StoredSubtree(Subtree):
 def _key_in(octets: bytes) -> bytes:
     """The encryption key of a node, its first field, from its octets with its type."""
     return _read_key(octets, 1, len(octets))[0]
+
+
+def unread(subtree: Subtree, level: int) -> Subtree:
+    """The same subtree, without what those who went there have made of its stored nodes."""
+    if isinstance(subtree, StoredSubtree):
+        return subtree.unread()
+    if level <= PIECE or subtree.left is None or subtree.right is None:
+        return subtree
+    left, right = unread(subtree.left, level - 1), unread(subtree.right, level - 1)
+    made = Subtree(subtree.content, left, right, subtree.occupied)
+    made.hash, made.covering = subtree.hash, subtree.covering
+    return made
 
 
 def encoded(held: AnyNode | bytes) -> bytes:
@@ -303,8 +348,8 @@ def decoded(octets: bytes) -> AnyNode:
 
 
 PIECE = 10
-"""The level of the root of the largest subtree that :func:`compacted` makes stored nodes of at once: 1,024 leaves,
-a few milliseconds."""
+"""The level of the root of the largest subtree that has one string.  :func:`compacted` makes stored nodes of so many at
+once: 1,024 leaves, a few milliseconds."""
 _FEWEST = 64  # ordinary nodes that are worth it
 
 

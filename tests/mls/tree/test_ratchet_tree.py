@@ -607,6 +607,42 @@ def test_what_is_known_of_hashes_is_known_of_the_compact_tree(monkeypatch: pytes
     assert changed.tree_hash() == tree.update(LeafIndex(40), fake_leaf(5000)).tree_hash()
 
 
+def held_octets(tree: RatchetTree) -> int:
+    """Octets of all strings of which a tree uses any part."""
+    strings: dict[int, int] = {}
+    stack = [tree._root]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, stored_nodes.StoredSubtree):
+            strings[id(part.nodes)] = len(part.nodes._octets)
+        elif part.left is not None and part.right is not None:
+            stack += [part.left, part.right]
+    return sum(strings.values())
+
+
+@pytest.mark.parametrize("read", ["from a store", "from octets"])
+def test_no_string_stays_for_the_sake_of_another_part(read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where one part is never changed, nor where few members are left."""
+    monkeypatch.setattr(stored_nodes, "PIECE", 6)
+    monkeypatch.setattr(ratchet_tree, "_LARGE", 0)
+    made = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(number) for number in range(1, 450)])[0]
+    tree = RatchetTree.restore(SUITE, made.pieces(), made.hash_records())
+    if read == "from octets":
+        tree = RatchetTree.decode(SUITE, made.encode())
+    assert (tree.tree_hash(), tree.pieces(), tree._root.loose) == (made.tree_hash(), made.pieces(), 0)
+    assert [*tree.parents()] == [(place.node, content) for place, content in tree.parent_places()]
+    whole = sum(map(len, made.pieces().values()))
+    assert held_octets(tree) <= whole
+    for number in range(450 - 64):
+        tree, made = (each.update(LeafIndex(number), fake_leaf(1000 + number)) for each in (tree, made))
+        tree.tree_hash()
+        tree = tree.compact()
+    assert held_octets(tree) <= 1.1 * whole  # the names are longer than before
+    assert (tree.tree_hash(), tree.pieces()) == (made.tree_hash(), made.pieces())
+    few = tree.apply({}, range(8, 450), ())[0]
+    assert held_octets(few) <= whole / 4
+
+
 @pytest.mark.parametrize("octets", [0, 1 << 30])
 @pytest.mark.parametrize("number", range(8))
 def test_a_large_tree_is_read_as_a_small_one_is(number: int, octets: int, monkeypatch: pytest.MonkeyPatch) -> None:
