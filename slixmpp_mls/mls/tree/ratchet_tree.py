@@ -169,6 +169,7 @@ class RatchetTree:
         for place, content in unmerged:
             _check_unmerged(content, place, nodes.has_leaf)
         tree = cls(read.suite, nodes.root(), nodes.depth, None)
+        del nodes  # the index needs as much memory
         tree._made_index = TreeIndex.of(tree._nodes())
         return tree
 
