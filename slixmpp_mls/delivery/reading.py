@@ -191,7 +191,8 @@ class Reading:
         self._pause = min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5)  # noqa: S311
 
     def _report(self, error: Refused | NoAnswer | Disconnected) -> None:
-        if self._stream.online:  # otherwise it is our own connection that has failed
+        # Otherwise it is our own connection that has failed, or we do not want to be in the room any more.
+        if self._stream.online and self.state.stay is not Stay.ENDED:
             self._notify(AttemptFailed(error, self._pause, self._occupancy.inside))
 
     async def _catch_up(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
@@ -222,8 +223,9 @@ class Reading:
             log.info("the archive of %s cannot be read yet: %s", self._room, error)
             self._report(error)
             if isinstance(error, Refused) and error.condition in UNREACHABLE:
-                self._occupancy.unreachable()
-            await self._wait_before_attempt()
+                self._occupancy.unreachable()  # it is entered again first, after the pause
+            else:
+                await self._wait_before_attempt()
             return
         finally:
             if not ended:

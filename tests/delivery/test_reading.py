@@ -346,3 +346,57 @@ async def test_each_attempt_that_fails_is_reported_with_the_pause_until_the_next
     assert [event.pause for event in told] == (pauses[1:] if online else [])
     assert not any(event.in_room for event in told)
     await end(setting, reader)
+
+
+@pytest.mark.parametrize("condition", ["remote-server-timeout", "internal-server-error"])
+async def test_an_archive_that_fails_is_read_again_after_one_pause(
+    monkeypatch: pytest.MonkeyPatch, condition: str
+) -> None:
+    """Of a room that cannot be reached, too, which is entered again first: the pause that is reported is the one."""
+    setting = Setting(3)
+    pages, failures, pauses = setting.archive.pages, 3, list[float]()
+
+    async def fail(after: str | None) -> AsyncGenerator[Page, None]:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise Refused(ROOM, condition)
+        async with aclosing(pages(after)) as shown:
+            async for page in shown:
+                yield page
+
+    async def wait() -> None:
+        pauses.append(setting.reading._pause)
+        setting.reading._pause = 0.0
+        await wait_before_attempt()
+
+    wait_before_attempt = setting.reading._wait_before_attempt
+    monkeypatch.setattr(setting.archive, "pages", fail)
+    monkeypatch.setattr(setting.reading, "_wait_before_attempt", wait)
+    reader = Reader(setting)
+    await reader.hears(3)
+    told = [event for event in setting.events if isinstance(event, AttemptFailed)]
+    assert [event.pause for event in told] == pauses
+    assert len(pauses) == 3
+    assert all(event.in_room for event in told)
+    assert setting.occupancy.entries == (3 if condition == "remote-server-timeout" else 0)
+    await end(setting, reader)
+
+
+async def test_an_attempt_that_fails_because_we_leave_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting(3)
+    setting.occupancy.inside = False
+    entering = asyncio.Event()
+
+    async def refuse(*, create: bool = False) -> None:
+        entering.set()
+        await asyncio.sleep(0)
+        raise NoAnswer("silence")
+
+    monkeypatch.setattr(setting.occupancy, "enter", refuse)
+    reader = Reader(setting)
+    async with asyncio.timeout(60):
+        await entering.wait()
+    setting.reading.stop()
+    await end(setting, reader)
+    assert not any(isinstance(event, AttemptFailed) for event in setting.events)
