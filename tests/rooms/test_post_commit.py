@@ -103,6 +103,24 @@ async def test_a_ban_is_not_lifted_and_who_is_back_keeps_the_room(monkeypatch: p
     assert (alice.office.listed[DAVE], alice.owed) == ("member", [])
 
 
+async def test_nobody_loses_the_room_whom_the_rest_of_the_archive_brings_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """We have removed her and lost the connection; bob has let her in again long before we read our own Commit."""
+    world, alice, bob = scene(monkeypatch)
+    alice.office.listed = {ALICE: "owner", BOB: "admin", CAROL: "member"}
+    alice.progress.live.clear()
+    change(world, alice, remove=CAROL)
+    await alice.post_commit.complete()
+    assert (alice.office.listed[CAROL], alice.owed) == ("member", [CAROL])
+    bob.commit(*bob.adding(CAROL))
+    world.settle()
+    alice.progress.live.set()
+    await alice.post_commit.complete()
+    assert (alice.office.listed[CAROL], alice.owed) == ("member", [])
+    change(world, alice, remove=CAROL)
+    await alice.post_commit.complete()
+    assert (alice.office.listed[CAROL], alice.owed) == ("none", [])
+
+
 @pytest.mark.parametrize("reads", ["before", "after"])
 async def test_a_revocation_that_meets_another_administrators_addition_is_taken_back(
     monkeypatch: pytest.MonkeyPatch, reads: str

@@ -3,7 +3,8 @@
 They are kept in the store (:mod:`slixmpp_mls.client.storage.post_commit_actions`).  They begin when a Commit of ours
 takes effect, and again whenever we reconnect, until they are done.  An action is done when the server has answered it.
 An invitation is a message and gets no answer, so it is done when the server has accepted it.  It is repeated if need be
-(:mod:`.repeated_invitations`).
+(:mod:`.repeated_invitations`).  Affiliations are changed when the archive has been read to its end: other members may
+have undone the Commit long ago.
 
 *A revocation that comes too late.*  Another administrator may add an account just when we revoke its affiliation,
 because it was removed: that administrator still finds it in the room's list, and so does not let it in.  The account
@@ -96,7 +97,7 @@ class PostCommit:
             log.info("%s: what follows a Commit is put off: %s", self._parts.room, error)
 
     async def _attend(self) -> None:
-        """Do all pending actions now.
+        """Do all pending actions now, but only invite while the room's archive is being read.
 
         :raises Disconnected, NoAnswer: not possible now; the remaining actions stay pending
         :raises StoreError: a completed action is still recorded as pending
@@ -104,6 +105,8 @@ class PostCommit:
         async with self._busy:
             owed = list(self._group.post_commit_actions) if self._group.is_member else []
             await self._invite([each for each in owed if isinstance(each, Invite)])
+            if not self._parts.progress.live.is_set():
+                return  # the rest of the archive may have brought them back, or given them another rank
             await self._revoke([each for each in owed if isinstance(each, Revoke)])
             await self._change_rank([each for each in owed if isinstance(each, Promote | Demote)])
 
