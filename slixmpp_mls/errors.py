@@ -149,13 +149,15 @@ class SeveralInvitations(UsageError):
 
 
 class NotVouchedFor(UsageError):
-    """The Authentication Service denies members of the group, so nothing is encrypted for the group.
+    """Nothing is encrypted for the group, because the Authentication Service denies members of it.
+
+    Or because it has not been able to tell, so far, who somebody is that has come, or has let us in, uninvited.
 
     :ivar clients: their full identities
     """
 
     def __init__(self, clients: Sequence[str]) -> None:
-        super().__init__(f"nothing is sent while the Authentication Service denies {', '.join(clients)}")
+        super().__init__(f"nothing is sent while the Authentication Service does not vouch for {', '.join(clients)}")
         self.clients = tuple(clients)
 
 

@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 from slixmpp import JID, ClientXMPP
 
+from slixmpp_mls.authentication import device_lists
 from slixmpp_mls.delivery import stream
 from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
 from slixmpp_mls.key_packages import selection
@@ -193,6 +194,7 @@ async def connect(
     """
     monkeypatch.setattr(stream, "TIMEOUT", 60.0)
     monkeypatch.setattr(selection, "PATIENCE", 120.0)
+    monkeypatch.setattr(device_lists, "PATIENCE", 60.0)
     clients: list[ClientXMPP] = []
 
     async def open_one(

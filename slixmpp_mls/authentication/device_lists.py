@@ -50,6 +50,7 @@ MAX_ACCOUNTS = 2000  # whose devices are kept
 MAX_DOMAINS = 1000  # whose silence is remembered
 PARALLEL = 16  # requests under way at once
 OF_ONE_DOMAIN = 8  # of them
+PATIENCE = 15.0  # seconds until a server that does not answer counts as unreachable
 SILENCE = 30.0  # seconds for which a domain that did not answer is not asked again
 _NO_SERVER = frozenset({"remote-server-not-found", "remote-server-timeout"})
 
@@ -110,7 +111,7 @@ class DeviceListService(AuthenticationService):
 
     :param node: our connection to the accounts' nodes
     :param lifetime: seconds for which an account's list is believed
-    :param patience: seconds until a server that does not answer counts as unreachable
+    :param patience: seconds until a server that does not answer counts as unreachable; :data:`PATIENCE` if not given
     :param clock: seconds since the Unix epoch
     """
 
@@ -119,12 +120,12 @@ class DeviceListService(AuthenticationService):
         node: DeviceNode,
         *,
         lifetime: float = 600.0,
-        patience: float = 15.0,
+        patience: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._node = node
         self._lifetime = lifetime
-        self._patience = patience
+        self._patience = PATIENCE if patience is None else patience
         self._clock = clock
         self._order = count(1)
         self._listings: Recent[str, _Listing] = Recent(MAX_ACCOUNTS)

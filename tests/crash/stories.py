@@ -20,6 +20,7 @@ from typing import Any
 
 from slixmpp import JID
 
+from slixmpp_mls.authentication import device_lists
 from slixmpp_mls.delivery import occupancy, stream
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
@@ -202,7 +203,7 @@ STORIES = {"founder": founder, "guest": guest}
 
 def be_patient() -> None:
     """Servers answer in the end, however busy the machine; a request without an answer in time fails the story."""
-    stream.TIMEOUT, occupancy._SILENCE = ANSWERED_IN, ANSWERED_IN
+    stream.TIMEOUT = occupancy._SILENCE = device_lists.PATIENCE = ANSWERED_IN
 
 
 def live(job: dict[str, Any], note: Callable[..., None]) -> None:

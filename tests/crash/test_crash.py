@@ -18,6 +18,7 @@ from uuid import uuid4
 import pytest
 from slixmpp import JID
 
+from slixmpp_mls.authentication import device_lists
 from slixmpp_mls.delivery import occupancy, stream
 from slixmpp_mls.devserver import DevServer, Prosody
 from tests.plugins import disable_mls
@@ -43,6 +44,7 @@ def a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the witnesses as by the victims."""
     monkeypatch.setattr(stream, "TIMEOUT", ANSWERED_IN)
     monkeypatch.setattr(occupancy, "_SILENCE", ANSWERED_IN)
+    monkeypatch.setattr(device_lists, "PATIENCE", ANSWERED_IN)
 
 
 class Run:

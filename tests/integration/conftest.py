@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from slixmpp_mls.authentication import device_lists
 from slixmpp_mls.delivery import occupancy, stream
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.key_packages import selection
@@ -28,6 +29,7 @@ def a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "TIMEOUT", 60.0)
     monkeypatch.setattr(selection, "PATIENCE", 120.0)
     monkeypatch.setattr(occupancy, "_SILENCE", 30.0)
+    monkeypatch.setattr(device_lists, "PATIENCE", 60.0)
 
 
 @pytest.fixture
@@ -35,6 +37,7 @@ def requests_get_lost(monkeypatch: pytest.MonkeyPatch, a_busy_machine_is_waited_
     """Requests get lost with a link or a node, and somebody waits for their end."""
     monkeypatch.setattr(stream, "TIMEOUT", 20.0)
     monkeypatch.setattr(occupancy, "_SILENCE", 10.0)
+    monkeypatch.setattr(device_lists, "PATIENCE", 15.0)
 
 
 @pytest.fixture
