@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,15 @@ from .rooms.talk import talk
 
 application = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
 
-Svg = Annotated[Path | None, typer.Option(help="Write the plot here.")]
+
+def _can_be_plotted(path: Path | None) -> Path | None:
+    """Say that matplotlib is missing before measuring takes its time."""
+    if path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise typer.BadParameter("a plot needs matplotlib: install the extra 'bench'")
+    return path
+
+
+Svg = Annotated[Path | None, typer.Option(help="Write the plot here.", callback=_can_be_plotted)]
 Markdown = Annotated[Path | None, typer.Option(help="Write the tables here.")]
 
 
