@@ -64,7 +64,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(10, 6.5))
     operations = list(dict.fromkeys(result.operation for result in results))
-    colours = pyplot.colormaps["tab10"].colors
+    colours = [f"C{number}" for number in range(10)]
     for number, operation in enumerate(operations):
         mine = sorted((each for each in results if each.operation == operation), key=lambda each: each.size)
         sizes = [each.size for each in mine]

@@ -125,7 +125,7 @@ def plot(results: Results, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
     costs = any(talk.kind == "OMEMO" for each in results.talks for talk in each)
@@ -146,6 +146,10 @@ def plot(results: Results, path: Path) -> None:
             )
     what = "a client's processor time for one message, ms" if costs else "messages per second through one room"
     axes.set(xscale="log", yscale="log", xlabel="occupants", ylabel=what)
+    sizes = sorted({talks[0].occupants for talks in results.talks})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.grid(True, which="both", alpha=0.2)
     axes.legend(fontsize="small")
     figure.tight_layout()
