@@ -24,17 +24,18 @@ Most nodes of a large tree are encoded, and decoded when somebody asks for one (
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 
-from ...errors import InvalidError, MalformedError
+from ...errors import InvalidError
 from ..crypto.cipher_suite import CipherSuite
 from ..structures.leaf_node import LeafNode
 from ..structures.leaf_outline import LeafOutline
-from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode, node_codec
-from ..varint import encode_varint, read_varint
+from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode
+from ..varint import encode_varint
 from . import hash_records
+from .encoded_tree import read_nodes
 from .stored_nodes import StoredNodes, StoredSubtree, compacted, decoded, encoded, holds_same, unread
 from .subtree import Change, Place, Subtree, node_at, nodes_below, resolution, rewrite, tree_hash
 from .tree_index import Feature, TreeIndex
@@ -136,9 +137,9 @@ class RatchetTree:
         :raises MalformedError: it does not parse, or is over the limit
         :raises InvalidError: it parses and is no ratchet tree
         """
-        read = _Reader(suite, data, max_leaves)
+        read = read_nodes(suite, data, max_leaves)
         if len(data) >= _LARGE:
-            return cls._of_octets(read)
+            return cls._of_octets(suite, read)
         nodes: list[AnyNode | None] = []
         for place, node, octets in read:
             nodes += [None] * (place - len(nodes))
@@ -148,7 +149,7 @@ class RatchetTree:
         return cls.from_nodes(suite, nodes)
 
     @classmethod
-    def _of_octets(cls, read: _Reader) -> RatchetTree:
+    def _of_octets(cls, suite: CipherSuite, read: Iterable[tuple[NodeIndex, AnyNode, bytes]]) -> RatchetTree:
         """A large tree, of which no more than one node is decoded at a time."""
         parents: list[NodeIndex] = []
         unmerged: list[tuple[NodeIndex, ParentNode]] = []
@@ -168,7 +169,7 @@ class RatchetTree:
                 raise InvalidError("a parent node with no member below it", "RFC 9420 7.9.2")
         for place, content in unmerged:
             _check_unmerged(content, place, nodes.has_leaf)
-        tree = cls(read.suite, nodes.root(), nodes.depth, None)
+        tree = cls(suite, nodes.root(), nodes.depth, None)
         del nodes  # the index needs as much memory
         tree._made_index = TreeIndex.of(tree._nodes())
         return tree
@@ -492,52 +493,6 @@ class RatchetTree:
         """All nodes that are not blank, with their type, from left to right."""
         for place, held in self._nodes():
             yield place, encoded(held)
-
-
-def _span(data: bytes) -> tuple[int, int]:
-    length, pos = read_varint(data, 0, len(data))
-    if pos + length != len(data):
-        raise MalformedError("a ratchet tree with too few or too many octets")
-    return pos, len(data)
-
-
-class _Reader:
-    """The nodes of an encoded tree that are not blank: index, node, and octets with their type."""
-
-    def __init__(self, suite: CipherSuite, data: bytes, max_leaves: int) -> None:
-        self.suite = suite
-        self._data = data
-        self._max_leaves = max_leaves
-
-    def __iter__(self) -> Iterator[tuple[NodeIndex, AnyNode, bytes]]:
-        """
-        :raises MalformedError: it does not parse, or is over the limit
-        :raises InvalidError: a node cannot be where it is
-        """
-        data, key_length, most = self._data, self.suite.public_key_length, 2 * self._max_leaves - 1
-        pos, end = _span(data)
-        place, present = -1, 0
-        while pos < end:
-            place += 1
-            if place >= most:
-                raise MalformedError(f"a ratchet tree of more than {self._max_leaves} leaves")
-            present = data[pos]
-            if present > 1:  # RFC 9420 2.1.1
-                raise MalformedError("presence of an optional that is neither 0 nor 1")
-            if not present:
-                pos += 1
-                continue
-            start = pos + 1  # behind the presence
-            node, pos = node_codec.read(data, start, end)
-            # RFC 9420 7.1, 7.3: a key of the group's suite.  Asked here, nobody makes objects of a few octets each.
-            if len(node.encryption_key) != key_length:
-                raise InvalidError(f"an encryption key of {len(node.encryption_key)} octets", "RFC 9420 7.1")
-            if isinstance(node, ParentNode) and len(node.unmerged_leaves) > 1 << level(NodeIndex(place)):
-                # No more are below it.  Asked at once: the octets of a large tree have room for millions.
-                raise InvalidError("more unmerged leaves than there are leaves", "RFC 9420 7.1")
-            yield NodeIndex(place), node, data[start:pos]
-        if not present:  # RFC 9420 12.4.3.3
-            raise InvalidError("the last node of a ratchet tree is blank", "RFC 9420 12.4.3.3")
 
 
 def _check_unmerged(content: ParentNode, place: NodeIndex, has_leaf: Callable[[int], bool]) -> None:
