@@ -163,6 +163,8 @@ class StoredNodes:
         """RFC 9420 4.1.1: the nodes that cover all members of a subtree, with their encryption keys.
 
         No leaf is decoded, and no subtree is made: below blank nodes a resolution has all members.
+
+        :raises InvalidError: the store is damaged
         """
         stack = [(level, position)]
         while stack:
@@ -175,7 +177,8 @@ class StoredNodes:
                 yield node, parent.encryption_key
                 for index in parent.unmerged_leaves:
                     leaf = self.octets(NodeIndex(2 * index))
-                    assert leaf is not None  # RFC 9420 12.4.3.1; checked on decoding
+                    if leaf is None:
+                        raise InvalidError(f"leaf {index} is unmerged and blank", "RFC 9420 12.4.3.1")
                     yield NodeIndex(2 * index), _key_in(leaf)
             elif self.count(level, position) == self.occupied(level, position):  # leaves only
                 for place, leaf in self.below(level, position):

@@ -243,6 +243,17 @@ def test_a_damaged_node_is_an_error_when_it_is_read() -> None:
         tree.member(1)
 
 
+def test_a_leaf_that_is_missing_in_a_damaged_store_is_an_error_when_its_key_is_read() -> None:
+    """RFC 9420 12.4.3.1: an unmerged leaf is not blank."""
+    parents = {node: ParentNode(b"%032d" % node, b"") for node, _ in WIDE.filtered_direct_path(LeafIndex(3))}
+    tree, indices = WIDE.set_path(LeafIndex(3), fake_leaf(3000), parents).apply({}, (), [fake_leaf(4000)])
+    pieces = tree.pieces()
+    del pieces[node_of(indices[0]).to_bytes(4, "big")]
+    damaged = RatchetTree.restore(SUITE, pieces)
+    with pytest.raises(InvalidError, match="unmerged and blank"):
+        resolution(damaged.place(NodeIndex(damaged.leaf_count - 1)))
+
+
 def test_the_resolution_of_a_large_tree_decodes_no_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first path in a group is encrypted to all of its members."""
     plain = WIDE
