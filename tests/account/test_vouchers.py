@@ -304,11 +304,8 @@ class Halt:
 _PAUSE = 1.25
 
 
-@pytest.mark.parametrize("which", ["the one", "the other one"])
-async def test_no_voucher_is_put_back_for_a_device_that_is_retired_meanwhile(
-    which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While one voucher is about to be put back, its device is retired, or another one."""
+async def two_vouchers_are_gone() -> tuple[Client, Client, Client, Vouching]:
+    """Three devices: the first one has vouched for the others, and both have overwritten that."""
     account = Account()
     phone, laptop = account.phone, account.laptop
     tablet = Client(phone.world.person(ALICE), phone)
@@ -318,6 +315,15 @@ async def test_no_voucher_is_put_back_for_a_device_that_is_retired_meanwhile(
     for each in (laptop, tablet):
         await ours.vouch_for(name(each), NOW)
         await phone.context.devices.publish(name(each), bare[name(each)])
+    return phone, laptop, tablet, ours
+
+
+@pytest.mark.parametrize("which", ["the one", "the other one"])
+async def test_no_voucher_is_put_back_for_a_device_that_is_retired_meanwhile(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one voucher is about to be put back, its device is retired, or another one."""
+    phone, laptop, tablet, ours = await two_vouchers_are_gone()
     halt = Halt(monkeypatch)
     looking = asyncio.create_task(ours.put_back(await read_devices(phone.context.devices)))
     await halt.waits.wait()
@@ -330,15 +336,7 @@ async def test_no_voucher_is_put_back_for_a_device_that_is_retired_meanwhile(
 
 @pytest.mark.usefixtures("at_once")
 async def test_a_voucher_that_is_refused_keeps_none_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    account = Account()
-    phone, laptop = account.phone, account.laptop
-    tablet = Client(phone.world.person(ALICE), phone)
-    await account.publish(phone, laptop, tablet)
-    bare = {name(each): (await listed(phone))[name(each)].to_stdlib() for each in (laptop, tablet)}
-    ours = vouching(phone)
-    for each in (laptop, tablet):
-        await ours.vouch_for(name(each), NOW)
-        await phone.context.devices.publish(name(each), bare[name(each)])
+    phone, laptop, tablet, ours = await two_vouchers_are_gone()
     node = phone.context.devices
     publish, refused = node.publish, 0
 
