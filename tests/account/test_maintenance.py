@@ -333,6 +333,38 @@ def test_they_are_replaced_when_we_can_do_more_or_have_another_key() -> None:
     assert directory.kept == set(directory.items)
 
 
+def test_those_of_requests_are_kept_for_as_long_as_they_are_valid() -> None:
+    """mls-recovery, "Rejoining": nobody may be there to answer for weeks."""
+    directory = Directory()
+    directory.look()
+    bundle = directory.device.key_packages.make(CipherSuite.get(1), NOW)
+    with directory.store.transaction() as transaction:
+        directory.device.key_packages.keep_unpublished(transaction, bundle)
+    for day in range(28):
+        directory.look(NOW + day * DAY)
+        directory.device.key_packages.forget_spent(directory.now)
+        assert bundle.reference in directory.kept
+        assert bundle.reference not in directory.items
+    directory.look(NOW + 29 * DAY)
+    directory.device.key_packages.forget_spent(directory.now)
+    assert bundle.reference not in directory.kept
+
+
+def test_those_of_requests_that_have_ended_are_kept_like_used_ones() -> None:
+    directory = Directory()
+    bundle = directory.device.key_packages.make(CipherSuite.get(1), NOW)
+    with directory.store.transaction() as transaction:
+        directory.device.key_packages.keep_unpublished(transaction, bundle)
+        directory.device.key_packages.withdraw(transaction, [b"another one", bundle.reference], NOW)
+    directory.device.key_packages.forget_spent(NOW + DAY)
+    assert bundle.reference in directory.kept
+    directory.device.key_packages.forget_spent(NOW + DAY + 1)
+    assert bundle.reference not in directory.kept
+    with directory.store.transaction() as transaction:
+        assert directory.device.key_packages.is_spent(transaction, [bundle.reference])
+        assert list(directory.device.key_packages.spent_return_keys(transaction, [bundle.reference]))
+
+
 @pytest.mark.parametrize("jump", [40 * DAY, 4 * 365 * DAY, -40 * DAY, -NOW + 5], ids=["month", "years", "back", "1970"])
 @pytest.mark.parametrize("looks", [1, 20])
 def test_a_clock_that_is_wrong_for_less_than_a_day_destroys_nothing(jump: int, looks: int) -> None:

@@ -707,7 +707,7 @@ def use_elsewhere(person: Participant, suite: int) -> None:
             bundle = packages.find(transaction, [reference])
             if bundle is not None and bundle.suite.id == suite:
                 packages.use_up(transaction, bundle, now)
-                packages.forget(transaction, reference)
+                transaction.delete(KEY_PACKAGES, reference)
 
 
 def garbage(world: World, person: Participant, claimed: str, suite: int = 2, ref: bytes | None = None) -> None:
@@ -981,9 +981,9 @@ def test_if_nobody_lets_us_in_the_first_creation_that_does_is_followed_after_all
     world.room.deliver_all()
     alice.read()
     assert alice.group.continuation.left_out
-    alice.group.continuation.enter_after_all()
+    alice.group.continuation.enter_after_all(world.now)
     with pytest.raises(UsageError, match="not left out"):
-        alice.group.continuation.enter_after_all()
+        alice.group.continuation.enter_after_all(world.now)
     alice.restart()
     world.settle()
     check_epoch(world, [alice, bob], 1)
@@ -998,7 +998,7 @@ def test_who_has_waited_in_vain_is_not_made_to_wait_again() -> None:
     garbage(world, alice, BOB)
     garbage(world, alice, BOB)
     world.settle()
-    alice.group.continuation.enter_after_all()
+    alice.group.continuation.enter_after_all(world.now)
     alice.restart()
     world.settle()
     assert not alice.group.continuation.left_out

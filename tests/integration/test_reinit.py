@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.client import Device
+from slixmpp_mls.client.storage.records import KEY_PACKAGES
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotPermitted, PolicyViolation, StanzaTooLarge, SuiteUnsupported, UsageError
 from slixmpp_mls.identity import ClientIdentity
@@ -169,7 +170,7 @@ async def test_an_administrator_is_not_left_out_by_a_used_key_package(
     used = device.key_packages.make(suite, alice.mls.now)
     with device.store.transaction() as transaction:
         device.key_packages.use_up(transaction, used, alice.mls.now)
-        device.key_packages.forget(transaction, used.reference)
+        transaction.delete(KEY_PACKAGES, used.reference)
     wicked = carol.room().worker.reinitializer
     read = wicked._key_packages
 

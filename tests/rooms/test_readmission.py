@@ -9,11 +9,12 @@ import pytest
 from slixmpp import JID
 
 from slixmpp_mls.authentication import Verdict
-from slixmpp_mls.client import Incoming
+from slixmpp_mls.client import GroupLost, Incoming, RemovedFromGroup
 from slixmpp_mls.client.group.room_group import RoomGroup
 from slixmpp_mls.client.storage.rejoin_limit import LIMIT
 from slixmpp_mls.mls.crypto.cipher_suite import SignaturePrivateKey
 from slixmpp_mls.mls.group.external_join import external_proposal
+from slixmpp_mls.mls.parameters import DAY
 from slixmpp_mls.mls.structures.framing import MLSMessage, NewMemberProposalSender
 from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, Remove
@@ -89,6 +90,42 @@ async def test_the_leaf_is_replaced_by_a_fresh_key_package(lost: tuple[Admin, Pa
     assert carol.group.is_member
     assert carol.group.mls.epoch_authenticator == admin.group.mls.epoch_authenticator
     assert not admin.failures
+
+
+@pytest.mark.parametrize("days", [0, 2])
+async def test_a_request_that_crosses_with_the_addition_costs_nobody_the_group(days: int) -> None:
+    """mls-recovery, "Rejoining": the request was sent before the Welcome was read, or the room posts it once more."""
+    world = World()
+    alice, _ = world.group(ALICE, BOB)
+    carol = world.person(CAROL)
+    carol.group.lifecycle.expect_welcome(None, alice.group.mls.group_id)
+    carol.read()
+    world.now += 100
+    carol.ask()
+    alice.commit(*alice.adding(CAROL))
+    world.room.deliver(1)
+    alice.read()
+    carol.read()
+    assert carol.group.is_member
+    world.now += days * DAY
+    carol.device.key_packages.forget_spent(world.now)
+    world.room.deliver_all()
+    carol.read()
+    admin = Admin(alice)
+    admin.reads(world.room.archive()[-1])
+    await until(lambda: admin.wanted)
+    alice.read()
+    alice.commit(*admin.wanted[0])
+    world.settle()
+    if days:  # the private keys are gone: it knows that the others want it in the group, and comes back
+        assert carol.said(GroupLost)
+        world.now += 100
+        carol.ask()
+        world.settle()
+        alice.commit()
+        world.settle()
+    assert not carol.said(RemovedFromGroup)
+    assert world.agree()
 
 
 async def test_a_request_that_proves_a_return_is_for_the_members_to_commit() -> None:

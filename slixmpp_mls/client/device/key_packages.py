@@ -31,7 +31,7 @@ from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, SPENT, KeyPackage
 
 __all__ = ["KeyPackagePlan", "KeyPackageSettings", "OwnKeyPackages", "PublishedKeyPackage", "open_key_package"]
 
-_UNUSED, _USED, _OUTSIDE_LIFETIME, _SPENT = 0, 1, 2, 3  # KeyPackageRecord.used
+_UNUSED, _USED, _OUTSIDE_LIFETIME, _SPENT, _REQUESTED = 0, 1, 2, 3, 4  # KeyPackageRecord.used
 _MAX_SPENT = 64  # whose private keys are kept; the oldest go first
 _MAX_NOTED = 1024  # of which we remember that they were used
 _NOTED_FOR = 30 * DAY  # after the end of the lifetime: we may have been away when a leaf of it came into a group
@@ -147,7 +147,7 @@ class OwnKeyPackages:
                 lifetime = _lifetime(bundle)
                 begun = lifetime.not_before - self._parameters.clock_tolerance <= now
                 current = (
-                    record.used not in (_USED, _SPENT)
+                    record.used in (_UNUSED, _OUTSIDE_LIFETIME)
                     and begun
                     and now < lifetime.not_after - self.settings.renewal
                     and suite in self.settings.suites
@@ -169,7 +169,7 @@ class OwnKeyPackages:
                     transaction.put(KEY_PACKAGES, reference, outside.encode())
                 elif now > record.delete_after:
                     transaction.delete(KEY_PACKAGES, reference)
-                elif record.used != _UNUSED and record.delete_after - now > self._wait(record):
+                elif record.used not in (_UNUSED, _REQUESTED) and record.delete_after - now > self._wait(record):
                     sooner = replace(record, delete_after=now + self._wait(record))  # the clock has been set back
                     transaction.put(KEY_PACKAGES, reference, sooner.encode())
             for number in self.settings.suites:
@@ -290,7 +290,7 @@ class OwnKeyPackages:
         with self._store.transaction() as transaction:
             for reference, value in list(transaction.items(KEY_PACKAGES)):
                 record = KeyPackageRecord.decode(value)
-                if record.used in (_USED, _SPENT) and now > record.delete_after:
+                if record.used in (_USED, _SPENT, _REQUESTED) and now > record.delete_after:
                     transaction.delete(KEY_PACKAGES, reference)
             for reference, value in list(transaction.items(SPENT)):
                 if now > SpentRecord.read(value).until + _NOTED_FOR:
@@ -315,12 +315,19 @@ class OwnKeyPackages:
                 transaction.delete(KEY_PACKAGES, reference)
 
     def keep_unpublished(self, transaction: Transaction, bundle: KeyPackageBundle) -> None:
-        """Store a KeyPackage that reaches a group by another way than the directory."""
-        transaction.put(KEY_PACKAGES, bundle.reference, replace(self._record(bundle), used=1).encode())
+        """Store a KeyPackage that reaches a group by another way than the directory: in a request to be added."""
+        transaction.put(KEY_PACKAGES, bundle.reference, replace(self._record(bundle), used=_REQUESTED).encode())
 
-    def forget(self, transaction: Transaction, reference: bytes) -> None:
-        """Delete the private keys of a KeyPackage that is no longer needed."""
-        transaction.delete(KEY_PACKAGES, reference)
+    def withdraw(self, transaction: Transaction, references: Iterable[bytes], now: int) -> None:
+        """Keep KeyPackages of requests that have ended as if they had been used.
+
+        The room may answer such a request even so: it may have crossed with our addition, or its stanza is posted once
+        more.  A Welcome for it must not find a client that takes itself for removed.
+        """
+        for reference in references:
+            bundle = self.find(transaction, (reference,))
+            if bundle is not None:
+                self.use_up(transaction, bundle, now)
 
     def _record(self, bundle: KeyPackageBundle) -> KeyPackageRecord:
         until = _lifetime(bundle).not_after + self._parameters.clock_tolerance

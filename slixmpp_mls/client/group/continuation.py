@@ -125,11 +125,12 @@ class Continuation:
             change.put_record(record)
         return []
 
-    def enter_after_all(self) -> None:
+    def enter_after_all(self, now: int) -> None:
         """Nobody has let us in: end our requests, and go back to the place behind the creation that has left us out.
 
         The room must be read again from there.
 
+        :param now: seconds since the Unix epoch
         :raises UsageError: we are not left out
         :raises StoreError: nothing has changed
         """
@@ -138,8 +139,7 @@ class Continuation:
             raise UsageError(f"not left out of the group that follows in {state.room}")
         seen = state.outside
         with state.change() as change:
-            for ask in seen.asks:
-                self._device.key_packages.forget(change.transaction, ask.reference)
+            self._device.key_packages.withdraw(change.transaction, (ask.reference for ask in seen.asks), now)
             change.put_outside(replace(seen.pace(), group_id=seen.group_id))
             change.put_record(replace(state.record, cursor=seen.after, commits=b""))
 

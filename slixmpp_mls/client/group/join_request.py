@@ -173,8 +173,8 @@ class JoinRequests:
         with self._state.change() as change:
             made = [self._make_ask(change.transaction, CipherSuite.get(suite), keys, now) for suite in self._suites()]
             asks = (*seen.asks, *made)
-            for old in asks[:-_ASKS]:
-                self._device.key_packages.forget(change.transaction, old.reference)
+            given_up = (old.reference for old in asks[:-_ASKS])
+            self._device.key_packages.withdraw(change.transaction, given_up, now)
             change.put_outside(attempted(replace(seen, asks=asks[-_ASKS:]), now, jitter))
         return [self._as_outgoing(ask) for ask in made]
 
@@ -258,14 +258,13 @@ class JoinRequests:
         outside = self._state.outside
         return Missed(outside.after.decode() or None, record.cursor.decode(), outside.missed)
 
-    def end(self, change: Change, used: bytes) -> None:
-        """End all requests because we have joined: delete their keys, and keep the times of our requests.
+    def end(self, change: Change, now: int) -> None:
+        """End all requests because we have joined, and keep the times of our requests.
 
-        :param used: KeyPackageRef of the KeyPackage by which we have joined, which the caller deletes
+        :param now: seconds since the Unix epoch
         """
-        for ask in self._state.outside.asks:
-            if ask.reference != used:
-                self._device.key_packages.forget(change.transaction, ask.reference)
+        asked = (ask.reference for ask in self._state.outside.asks)
+        self._device.key_packages.withdraw(change.transaction, asked, now)
         change.put_outside(self._state.outside.pace())
 
 

@@ -491,7 +491,7 @@ class Welcomes:
     def _end_waiting(self, change: Change, own_leaf: LeafNode, bundle: KeyPackageBundle | None, now: int) -> None:
         """What is over now that we are in: requests, an external Commit, the KeyPackage; our leaf's age begins."""
         change.delete_entry()
-        self._requests.end(change, b"" if bundle is None else bundle.reference)
+        self._requests.end(change, now)
         if bundle is not None:
             self._device.key_packages.use_up(change.transaction, bundle, now)
         own_age = LeafAge.arriving(own_leaf, now, last_resort=bundle is not None and bundle.last_resort)

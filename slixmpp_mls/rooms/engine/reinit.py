@@ -219,7 +219,7 @@ class Reinitializer:
                 await self._progress.until(lambda: not continuation.left_out)
         if continuation.left_out:
             log.info("%s: nobody has added us to the group that follows", self._parts.room)
-            await self._parts.stored(continuation.enter_after_all)
+            await self._parts.stored(lambda: continuation.enter_after_all(self._context.now))
             with suppress(MLSError):  # the room is lost, as the application learns
                 await self._read_again()
 
