@@ -10,6 +10,9 @@ switch     the new key is the present one, the old     new KeyPackages replace t
 finish     nothing of the old key                      only the new key is listed
 =========  ==========================================  =====================================================
 
+A client that has lost a group proves its return by its present signature key, and a request to be added waits with that
+key.  The switch therefore waits until the client is back in all groups that it has lost.
+
 A group whose room is unreachable moves later.  Until then the old private key stays in that group's state, and in no
 other place.  KeyPackages with the old key stay valid for another hour at least, for Welcomes in transit.  A group that
 we join with one of them moves at once.
@@ -48,7 +51,8 @@ class KeyRotated:
 
     :ivar fingerprint: of the new key for the preferred cipher suite
     :ivar moved: rooms (bare JIDs) whose group has the new key
-    :ivar waiting: rooms whose group has the old key, and that move when they are reachable
+    :ivar waiting: rooms whose group has the old key, and that move when they are reachable, and rooms to whose group we
+        have to come back with the old key first
     :ivar finished: whether nothing is left of the old key
     """
 
@@ -84,6 +88,8 @@ class KeyRotation:
             context, device = self._context, self._context.device
             if device.next_keys:
                 await self._own_entry.publish()
+                if any(map(self._comes_back, self._rooms.all.values())):
+                    return self._progress()
                 device.switch_keys(context.now)
                 await self._own_entry.publish()  # the new key is listed first
             if device.switched is not None:
@@ -107,10 +113,15 @@ class KeyRotation:
         await asyncio.gather(*(one(room) for room in rooms if room.is_member and room.live))
 
     def _waiting(self) -> list[str]:
-        """The rooms that are to get our new key; those that do not exist any more would wait forever."""
-        rooms = self._rooms.all.items()
-        gone = {name for name, room in rooms if room.lost is not None and room.lost.gone}
-        return [name for name, room in rooms if name not in gone and room.group.sending.leaf_outdated]
+        """The rooms that are to get our new key, or may still need the old one."""
+        return [
+            name
+            for name, room in self._rooms.all.items()
+            if self._comes_back(room) or (not _is_gone(room) and room.group.sending.leaf_outdated)
+        ]
+
+    def _comes_back(self, room: EncryptedRoom) -> bool:
+        return not _is_gone(room) and room.group.join_requests.rest_on_key(self._context.now)
 
     def _progress(self) -> KeyRotated:
         waiting = set(self._waiting())
@@ -121,3 +132,8 @@ class KeyRotation:
             tuple(sorted(waiting)),
             self._context.device.switched is None and not self._context.device.next_keys,
         )
+
+
+def _is_gone(room: EncryptedRoom) -> bool:
+    """Whether a room does not exist any more: we would wait for it for ever."""
+    return room.lost is not None and room.lost.gone

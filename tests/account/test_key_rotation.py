@@ -15,7 +15,7 @@ from slixmpp_mls.key_packages.items import parse_key_package
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.testing import World
 
-from ..client.people import ALICE
+from ..client.people import ALICE, three
 from ..services import Client
 from .test_devices import NoRooms
 
@@ -61,7 +61,8 @@ async def test_a_room_that_does_not_exist_any_more_is_not_waited_for(reason: str
     """One that has banned us may let us in again, and then gets the new key."""
     client = Client(World().person(ALICE))
     lost = RoomLost("coven@rooms.example", reason)
-    old_key = SimpleNamespace(sending=SimpleNamespace(leaf_outdated=True))
+    requests = SimpleNamespace(rest_on_key=lambda now: False)
+    old_key = SimpleNamespace(sending=SimpleNamespace(leaf_outdated=True), join_requests=requests)
     room = SimpleNamespace(lost=lost, is_member=False, live=False, group=old_key, jid=lost.room)
     rooms: Any = SimpleNamespace(all={lost.room: room})
     rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
@@ -70,6 +71,40 @@ async def test_a_room_that_does_not_exist_any_more_is_not_waited_for(reason: str
     await rotation.begin()
     client.world.now += OVERLAP
     assert (await rotation.go_on()).finished is finished
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_who_has_lost_a_group_comes_back_before_its_key_changes(gone: bool) -> None:
+    """mls-policy, "Proofs of Admission": the leaf that replaces the lost one has the same signature key."""
+    world, _, bob, carol = three()
+    carol.events += carol.group.lifecycle.give_up("a gap")
+    world.now += 100
+    carol.ask()
+    lost = RoomLost("coven@rooms.example", "destroyed") if gone else None
+    room = SimpleNamespace(lost=lost, is_member=False, live=False, group=carol.group, jid="coven@rooms.example")
+    rooms: Any = SimpleNamespace(all={room.jid: room})
+    client = Client(carol)
+    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    await OwnEntry(client.context).publish()
+    (old,) = await keys(client)
+    progress = await rotation.begin()
+    assert progress.waiting == (() if gone else (room.jid,))
+    if gone:
+        assert (await keys(client))[0] != old
+        return
+    assert (await keys(client))[0] == old
+    world.settle()
+    bob.commit()
+    world.settle()
+    assert carol.group.is_member
+    await rotation.go_on()
+    assert (await keys(client))[0] != old
+    assert (await rotation.go_on()).waiting == (room.jid,)  # its leaf has the old key until the next Commit
+    carol.commit()
+    world.settle()
+    world.now += OVERLAP
+    assert (await rotation.go_on()).finished
+    assert world.agree()
 
 
 @pytest.mark.parametrize("node", ["devices", "key_packages"])

@@ -345,8 +345,23 @@ def test_those_of_requests_are_kept_for_as_long_as_they_are_valid() -> None:
         directory.device.key_packages.forget_spent(directory.now)
         assert bundle.reference in directory.kept
         assert bundle.reference not in directory.items
-    directory.look(NOW + 29 * DAY)
-    directory.device.key_packages.forget_spent(directory.now)
+    for when, kept in ((NOW + 29 * DAY, True), (NOW + 30 * DAY, True), (NOW + 30 * DAY + 1, False)):
+        directory.look(when)  # for another day: perhaps the clock is wrong
+        directory.device.key_packages.forget_spent(when)
+        assert (bundle.reference in directory.kept) is kept
+    with directory.store.transaction() as transaction:
+        assert directory.device.key_packages.is_spent(transaction, [bundle.reference])
+
+
+def test_used_ones_are_kept_for_as_long_as_the_settings_say() -> None:
+    directory = Directory(KeyPackageSettings(count=1, spent=7 * DAY))
+    directory.look()
+    bundle = directory.bundle()
+    directory.use(bundle)
+    for day in range(8):
+        directory.look(NOW + day * DAY)
+        assert bundle.reference in directory.kept
+    directory.look(NOW + 7 * DAY + 1)
     assert bundle.reference not in directory.kept
 
 

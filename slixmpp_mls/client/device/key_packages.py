@@ -167,9 +167,11 @@ class OwnKeyPackages:
                 elif record.used == _UNUSED and (now > record.delete_after or not begun):
                     outside = KeyPackageRecord(record.bundle, now + DAY, _OUTSIDE_LIFETIME)
                     transaction.put(KEY_PACKAGES, reference, outside.encode())
+                elif record.used == _REQUESTED:
+                    continue  # see forget_spent
                 elif now > record.delete_after:
                     transaction.delete(KEY_PACKAGES, reference)
-                elif record.used not in (_UNUSED, _REQUESTED) and record.delete_after - now > self._wait(record):
+                elif record.used != _UNUSED and record.delete_after - now > self._wait(record):
                     sooner = replace(record, delete_after=now + self._wait(record))  # the clock has been set back
                     transaction.put(KEY_PACKAGES, reference, sooner.encode())
             for number in self.settings.suites:
@@ -206,7 +208,9 @@ class OwnKeyPackages:
 
     def _wait(self, record: KeyPackageRecord) -> int:
         """Seconds for which the keys of a KeyPackage that is no longer offered are kept."""
-        return self.settings.grace if record.used == _USED else DAY
+        if record.used == _USED:
+            return self.settings.grace
+        return max(DAY, self.settings.spent) if record.used == _SPENT else DAY
 
     def _records(self, transaction: Transaction) -> Iterator[tuple[bytes, KeyPackageRecord, KeyPackageBundle]]:
         """Those of cipher suites that are supported."""
@@ -223,11 +227,14 @@ class OwnKeyPackages:
                 yield reference, record
 
     def find(self, transaction: Transaction, references: Sequence[bytes]) -> KeyPackageBundle | None:
-        """The first KeyPackage of ours among these, with its private keys; None if none is ours."""
+        """The first KeyPackage of ours among these, with its private keys; None if none is ours.
+
+        Those of cipher suites that OpenSSL lacks are passed over.
+        """
         for reference in references:
             value = transaction.get(KEY_PACKAGES, reference)
-            if value is not None:
-                return KeyPackageBundle.decode(KeyPackageRecord.decode(value).bundle)
+            if value is not None and KeyPackageBundle.is_supported(octets := KeyPackageRecord.decode(value).bundle):
+                return KeyPackageBundle.decode(octets)
         return None
 
     def made_with(self, transaction: Transaction, encryption_key: bytes) -> KeyPackageBundle | None:
@@ -263,6 +270,11 @@ class OwnKeyPackages:
         record = SpentRecord(_lifetime(bundle).not_after, bundle.suite.id, key.encode())
         transaction.put(SPENT, bundle.reference, record.encode())
 
+    def is_ours(self, transaction: Transaction, references: Sequence[bytes]) -> bool:
+        """Whether one of these is a KeyPackage of ours, used or not; its private keys may be gone."""
+        there = any(transaction.get(KEY_PACKAGES, reference) is not None for reference in references)
+        return there or self.is_spent(transaction, references)
+
     def is_spent(self, transaction: Transaction, references: Sequence[bytes]) -> bool:
         """Whether one of these is a KeyPackage of ours that was used before; its private keys may be gone."""
         return any(transaction.get(SPENT, reference) is not None for reference in references)
@@ -284,14 +296,24 @@ class OwnKeyPackages:
     def forget_spent(self, now: int) -> None:
         """Delete the private keys of used KeyPackages whose time is over, whether the directory can be reached or not.
 
+        Those of requests are kept for another day when they seem to expire, as if they had been used then.  A clock
+        that is wrong for less than a day destroys nothing.
+
         :param now: seconds since the Unix epoch
         :raises StoreError: nothing has changed
         """
         with self._store.transaction() as transaction:
             for reference, value in list(transaction.items(KEY_PACKAGES)):
                 record = KeyPackageRecord.decode(value)
-                if record.used in (_USED, _SPENT, _REQUESTED) and now > record.delete_after:
+                if now <= record.delete_after:
+                    continue
+                if record.used in (_USED, _SPENT):
                     transaction.delete(KEY_PACKAGES, reference)
+                elif record.used == _REQUESTED:
+                    if (bundle := self.find(transaction, (reference,))) is not None:
+                        self._note_spent(transaction, bundle)
+                    expired = replace(record, delete_after=now + DAY, used=_SPENT)
+                    transaction.put(KEY_PACKAGES, reference, expired.encode())
             for reference, value in list(transaction.items(SPENT)):
                 if now > SpentRecord.read(value).until + _NOTED_FOR:
                     transaction.delete(SPENT, reference)

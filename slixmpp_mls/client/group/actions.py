@@ -156,7 +156,7 @@ class MoveOn:
     """A Commit that ends the epoch; the first valid one in the room's order.
 
     :ivar roster: the roster after it; None if it removes us
-    :ivar readded: whether a Commit that removes us adds us again, by a KeyPackage of ours that was used before
+    :ivar readded: whether a Commit that removes us adds us again, by a KeyPackage of ours
     :ivar join: the Welcome in the same stanza, if the Commit removes us and adds us again
     :ivar events: further events to report
     """

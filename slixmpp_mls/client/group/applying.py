@@ -193,6 +193,8 @@ class Applying:
         match step.action:
             case MoveOn(roster=None):
                 action = replace(step.action, join=None)
+                if action.readded:
+                    self._keep_unread_keys(step.incoming, now)
                 return [*events, *self._accept_commit(action, record, 0, ())]
             case _ if self._state.membership is None and not self._follows_partially:
                 events += self._pass_outside(step.incoming, record, now)
@@ -248,7 +250,7 @@ class Applying:
         return []
 
     def _keep_unread_keys(self, incoming: Incoming, now: int) -> None:
-        """We lose the group by a Welcome that we cannot open: its leaf is ours, as its return key proves."""
+        """We lose the group by a Welcome that we do not follow: its leaf is ours, as its return key proves."""
         unread = self._welcomes.unread_keys(incoming)
         with self._state.change() as change:
             change.put_unread_keys(unread, now)
@@ -383,12 +385,12 @@ class Applying:
         if action.roster is None or action.policy is None:
             wanted = _wants_out(membership.group)
             if action.readded and not wanted and not membership.actions.leave:
-                # The others want us in the group.  Our leaf there is that of a KeyPackage whose keys are gone: we come
-                # back by a request (mls-recovery, "Rejoining").
+                # The others want us in the group.  Our leaf there is that of a KeyPackage whose keys are gone, or we
+                # cannot follow the Welcome: we come back by a request (mls-recovery, "Rejoining").
                 after, epoch = state.cursor, membership.group.epoch + 1
                 lost = replace(record, state=MembershipState.LOST)
                 state.forget_group(lost, Evidence.REMOVED, keep_messages=True, epoch=epoch)
-                reason = "we were added afresh by a KeyPackage that we cannot open"
+                reason = "we were added afresh by a Welcome that we cannot follow"
                 return [*action.events, GroupLost(state.room, reason, after)]
             gone = wanted or membership.actions.leave
             left = None if gone else KnownState.after(membership.view, membership.group.context, staged.effects)

@@ -320,8 +320,15 @@ class Certainty:
         state, group = self._state, self._state.require_member().group
         self._reply_key = None
         before = state.unsure
+        # Our requests stay: one of them may have been answered while we could not follow the Welcome.
+        asks = state.outside.asks_in(group.group_id)
         outside = replace(
-            state.outside.pace(), group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=Known.SEEN
+            state.outside.pace(),
+            asks=asks,
+            group_id=group.group_id,
+            suite=group.suite.id,
+            epoch=epoch,
+            known=Known.SEEN,
         )
         with state.change() as change:
             reasons = before.reasons or UnsureReason.LATER_EPOCH

@@ -71,6 +71,18 @@ class JoinRequests:
         outside = self._state.outside
         return outside.epoch if outside.known and (self._state.membership is None or self._state.coming_back) else None
 
+    def rest_on_key(self, now: int) -> bool:
+        """Whether our way into the group needs the signature key that we have now (mls-policy, "Proofs of Admission").
+
+        A return is proved with the key of the leaf that we have lost, and a request that waits names its sender's.
+
+        :param now: seconds since the Unix epoch
+        """
+        standing = self._state.standing
+        if standing is MembershipState.LOST or self._state.coming_back:
+            return True
+        return standing is MembershipState.INVITED and any(now < ask.until for ask in self._state.outside.asks)
+
     # --- observing -----------------------------------------------------------------------------
 
     def observed(self, incoming: Incoming) -> OutsideRecord:
@@ -101,7 +113,8 @@ class JoinRequests:
             changes = self._state.membership is None and (begins or self._may_change(seen))
             if not isinstance(payload, elements.AnyCommit) or not changes:
                 return seen
-            seen = replace(seen, group_id=payload.group, known=Known.NOTHING, suite=0)
+            asks = seen.asks_in(payload.group)
+            seen = replace(seen, group_id=payload.group, known=Known.NOTHING, suite=0, asks=asks)
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
             asks = (replace(ask, arrived=1) if ask.message == payload.data else ask for ask in seen.asks)
             return replace(seen, asks=tuple(asks))

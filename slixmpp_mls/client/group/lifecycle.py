@@ -250,7 +250,9 @@ class Lifecycle:
             if standing is not MembershipState.LOST:  # of a group that we have lost, our epoch is still known
                 told = group or (state.outside.group_id if state.outside.known == Known.TOLD else b"")
                 if told:
-                    change.put_outside(replace(state.outside, group_id=told, suite=0, epoch=0, known=Known.TOLD))
+                    asks = state.outside.asks_in(told)
+                    outside = replace(state.outside, group_id=told, suite=0, epoch=0, known=Known.TOLD, asks=asks)
+                    change.put_outside(outside)
                 else:
                     change.put_outside(replace(state.outside, known=Known.NOTHING))
 

@@ -422,7 +422,7 @@ class Processing:
         # Not by any KeyPackage with our key: one that we have never had is of another copy of this store.
         readded = any(
             leaf is not None and leaf.signature_key == key and ClientIdentity.from_leaf(leaf) == own for leaf in added
-        ) and self._welcomes.is_for_spent(incoming)
+        ) and self._welcomes.is_for_ours(incoming)
         action = MoveOn(staged, None, None, readded, join, reasons)
         return Step(incoming, action) if back is None else replace(back, action=action)
 

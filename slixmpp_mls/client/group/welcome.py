@@ -161,6 +161,14 @@ class Welcomes:
         with self._state.store.transaction() as transaction:
             return self._device.key_packages.is_spent(transaction, _references(incoming))
 
+    def is_for_ours(self, incoming: Incoming) -> bool:
+        """Whether a Welcome in the stanza is for a KeyPackage of ours, whether we can open it or not.
+
+        :raises StoreError: the store failed
+        """
+        with self._state.store.transaction() as transaction:
+            return self._device.key_packages.is_ours(transaction, _references(incoming))
+
     def unread_keys(self, incoming: Incoming) -> list[tuple[CipherSuite, SignaturePrivateKey]]:
         """Return keys, one of them of the leaf that a Welcome in the stanza, which we do not follow, has given to us.
 

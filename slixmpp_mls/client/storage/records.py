@@ -328,6 +328,10 @@ class AskRecord(Struct):
     arrived: uint8
 
 
+_NO_EPOCH = 2**64 - 1
+"""Stands for none: no Commit can end it."""
+
+
 class Known(IntEnum):
     """What we know of a group's epoch while we are outside."""
 
@@ -364,6 +368,12 @@ class OutsideRecord(Struct):
     entry_epoch: uint64 = 0
     entry_id: opaque = b""
     entry_info: opaque = b""
+
+    def asks_in(self, group_id: bytes) -> tuple[AskRecord, ...]:
+        """Our requests, if the room's group is this one; those for another group are for no epoch of it."""
+        if group_id == self.group_id:
+            return self.asks
+        return tuple(replace(ask, epoch=_NO_EPOCH) for ask in self.asks)
 
     def pace(self) -> OutsideRecord:
         """The part that remains after we have joined: the times of our last request and of the next permitted one."""
