@@ -50,7 +50,9 @@ class Reading(Parts):
         self.awaited: list[Awaited] = []
         self.checks = MemberChecks(self.parts, self._remove, self._resume)
         exchange = AnnotationExchange(self.parts)
-        self.tree = TreeFetcher(self.parts, self.checks, lambda events: None, nothing, nothing, lambda: None, exchange)
+        self.tree = TreeFetcher(
+            self.parts, self.checks, lambda events: None, nothing, nothing, lambda: None, lambda: None, exchange
+        )
         self.reader = Reader(self.parts, self.checks, self.tree, self._on_steps, self._reached)
 
     def _on_steps(self, taken: Sequence[Taken]) -> None:

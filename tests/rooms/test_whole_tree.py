@@ -12,7 +12,7 @@ from slixmpp_mls.client import Rejected
 from slixmpp_mls.delivery import Stream
 from slixmpp_mls.errors import MalformedError, NotPermitted, TransferFailed, UsageError
 from slixmpp_mls.rooms.content import seal_body
-from slixmpp_mls.rooms.engine import whole_tree
+from slixmpp_mls.rooms.engine import rejoin, whole_tree
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.testing import Participant, World
 
@@ -219,6 +219,31 @@ async def test_the_room_is_read_on_without_the_tree_and_again_with_it(scene: Sce
     await until(lambda: scene.world.room.in_flight)
     scene.world.settle()
     assert len(scene.bob.texts) == 1
+    assert not scene.carol.failures
+
+
+async def test_who_waits_for_a_tree_that_is_gone_for_good_asks_to_be_added_afresh(scene: Scene) -> None:
+    """mls, "Large Groups": the upload service has deleted the file, and the room has gone on."""
+    scene.monkeypatch.setattr(rejoin, "_SPREAD", 0.0)
+    scene.monkeypatch.setattr(rejoin, "_ASK_AFTER_INVITATION", 0.0)
+    scene.monkeypatch.setattr(whole_tree, "_PAUSES", (0.001,) * 9 + (0.2,))
+    await scene.enter()
+    scene.alice.commit()
+    scene.world.settle()
+    scene.world.web.clear()
+    scene.web.open.set()
+    await until(lambda: scene.world.room.in_flight)
+    assert scene.web.asked >= whole_tree._GIVEN_UP_AFTER
+    assert scene.carol.room.partial  # its state stays
+    scene.world.settle()
+    scene.alice.commit()
+    scene.world.settle()
+    await scene.full()
+    assert scene.carol.room.epoch == scene.alice.epoch
+    assert [each.external for each in scene.carol.got("mls_rejoining")] == [False]
+    said(scene.bob, "Fair is foul")
+    scene.world.room.deliver_all()
+    await until(lambda: scene.carol.texts == ["Fair is foul"])
     assert not scene.carol.failures
 
 

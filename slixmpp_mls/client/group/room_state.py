@@ -63,6 +63,8 @@ class RoomState:
     :ivar store: of the device
     :ivar spaces: the store's spaces for this room
     :ivar holding: whether the reader waits at a stanza that only a full member understands.  Not in the store
+    :ivar tree_given_up: whether nobody is waited for any more who may bring back the ratchet tree that we lack.  Not in
+        the store
     """
 
     def __init__(self, store: Batches, room: str, parameters: Parameters) -> None:
@@ -74,6 +76,7 @@ class RoomState:
         self.store = store
         self.spaces = Spaces.of(room)
         self.holding = False
+        self.tree_given_up = False
         self._claims: tuple[bytes, frozenset[int]] = b"", frozenset()
         with store.transaction() as transaction:
             self._contents = load(transaction, room, self.spaces, parameters)
@@ -211,13 +214,13 @@ class RoomState:
 
     @property
     def needs_readmission(self) -> bool:
-        """Whether we have to ask to be added again: our state stays, but nobody says where its ratchet tree is.
+        """Whether we have to ask to be added again: our state stays, but its ratchet tree is not to be had.
 
-        The tree of the epoch into which a Welcome has led is where that says, and may be there later; that of a later
-        epoch is known only from members that answer (:mod:`.following`).
+        The tree of the epoch into which a Welcome has led is where that says, and may be there later, so it is waited
+        for a while; that of a later epoch is known only from members that answer (:mod:`.following`).
         """
         partial = self._contents.partial
-        return partial is not None and partial.set_aside and partial.location is None
+        return partial is not None and partial.set_aside and (partial.location is None or self.tree_given_up)
 
     def require_speaking(self) -> Membership | PartialMembership:
         """That by which we read and send.

@@ -12,7 +12,8 @@ Any member can name a place where it is not, so all that are named are tried, an
 
 Reading and sending go on meanwhile (:mod:`slixmpp_mls.client.group.partial`).  The reader waits at a stanza that only a
 full member understands.  If the tree :attr:`is_missing`, it waits no longer, and the room is read as by an outsider.
-Attempts never end, because the state stays usable; their pauses grow to an hour.
+Attempts never end, because the state stays usable; their pauses grow to an hour.  But the file may have expired: after
+some 20 minutes we also ask to be added afresh (:mod:`.rejoin`), if the room has gone on meanwhile.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 300.0, 900.0, 3600.0)  # seconds between two attempts
 _MISSING_AFTER = 6  # attempts that have failed for reasons that pass
+_GIVEN_UP_AFTER = len(_PAUSES)  # attempts
 
 
 class TreeFetcher:
@@ -51,6 +53,7 @@ class TreeFetcher:
     :param stop_reading: ends the reading of the room
     :param read_on: enters the room, and reads from our place in it
     :param joined: called when we are a full member
+    :param given_up: called when it is time to ask to be added afresh
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class TreeFetcher:
         stop_reading: Callable[[], Awaitable[None]],
         read_on: Callable[[], Awaitable[None]],
         joined: Callable[[], None],
+        given_up: Callable[[], None],
         annotations: AnnotationExchange,
     ) -> None:
         self._annotations = annotations
@@ -74,6 +78,7 @@ class TreeFetcher:
         self._stop_reading = stop_reading
         self._read_on = read_on
         self._joined = joined
+        self._given_up = given_up
         self._task: asyncio.Task[None] | None = None
         self._missing = False
 
@@ -93,7 +98,7 @@ class TreeFetcher:
         if stays and not self._required:
             return
         if self._partial.membership is not None and (self._task is None or self._task.done()):
-            self._missing = False
+            self._missing = self._parts.group.room_state.tree_given_up = False
             self._task = self._parts.spawn(self._fetch_until_full(), "fetching the ratchet tree")
 
     async def until_readable(self, step: Step) -> None:
@@ -133,6 +138,9 @@ class TreeFetcher:
                     self._missing = self._missing or not passing or attempts >= _MISSING_AFTER
                     self._report("failed", partial.location, attempts, error)
                     self._parts.progress.notify()
+                    if attempts >= _GIVEN_UP_AFTER:
+                        self._parts.group.room_state.tree_given_up = True
+                        self._given_up()
                 else:
                     attempts -= 1  # our own connection's fault
             except UsageError as error:  # we have joined another way meanwhile, or given the group up

@@ -166,7 +166,14 @@ class RoomWorker:
         self._muc = muc
         self.annotations = annotations = AnnotationExchange(parts)
         self.whole_tree = TreeFetcher(
-            parts, self.checks, self._emit, self._stop_reading, self.start, self._joined_completely, annotations
+            parts,
+            self.checks,
+            self._emit,
+            self._stop_reading,
+            self.start,
+            self._joined_completely,
+            lambda: self.rejoiner.news(),
+            annotations,
         )
         self._reader = Reader(parts, self.checks, self.whole_tree, self._on_steps, reached)
         group.welcomes.partial_from = context.settings.partial_from
