@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from slixmpp_mls.client import Joined
 from slixmpp_mls.client.storage.post_commit_actions import Demote, Invite, PostCommitActions, Promote, Revoke
+from slixmpp_mls.client.storage.records import InvitedRecord
 from slixmpp_mls.mls.structures.proposals import GroupContextExtensions, Remove
 from slixmpp_mls.testing import Participant, World
 
@@ -140,3 +142,59 @@ def test_nothing_is_owed_by_who_is_out() -> None:
     assert not owed(alice)
     assert list(PostCommitActions()) == []
     assert ALICE not in {each.account for each in alice.group.post_commit_actions}
+
+
+def test_a_member_that_is_added_afresh_still_has_to_do_what_it_had_to_do() -> None:
+    """No other member has it: an account whose invitation was lost would stay outside."""
+    world, alice, bob, carol = settled()
+    world.person(DAVE)
+    invited = InvitedRecord(b"", world.now, 0)
+    carol.commit(*carol.adding(DAVE))
+    world.settle()
+    carol.group.lifecycle.invited({BOB: invited})
+    carol.group.lifecycle.want_to_leave(all_devices=True)
+    before = owed(carol)
+    assert {type(each) for each in before} == {Invite}
+    alice.commit(*alice.removing(CAROL), *again(alice, carol))
+    world.settle()
+    assert len(carol.said(Joined)) == 1
+    assert owed(carol) == before
+    assert carol.group.post_commit_actions.invited == {BOB: invited}
+    assert carol.group.post_commit_actions.leave
+    assert carol.group.post_commit_actions.all_devices_leave
+    assert not bob.group.post_commit_actions.is_invited(BOB)
+
+
+def test_a_member_that_has_lost_the_group_goes_on_with_it_when_it_is_back() -> None:
+    world, _, bob, carol = settled()
+    world.person(DAVE)
+    invited = InvitedRecord(b"", world.now, 0)
+    carol.commit(*carol.adding(DAVE))
+    world.settle()
+    carol.group.lifecycle.invited({BOB: invited})
+    before = owed(carol)
+    carol.events += carol.group.lifecycle.give_up("a gap")
+    assert not owed(carol)  # outside, it can do nothing
+    world.now += 100
+    carol.ask()
+    world.settle()
+    bob.commit()
+    world.settle()
+    assert world.agree()
+    assert owed(carol) == before
+    assert carol.group.post_commit_actions.invited == {BOB: invited}
+
+
+def test_who_was_removed_and_is_added_later_begins_anew() -> None:
+    world, alice, _, carol = settled()
+    world.person(DAVE)
+    carol.commit(*carol.adding(DAVE))
+    world.settle()
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    alice.commit(*alice.adding(CAROL))
+    world.settle()
+    carol.group.lifecycle.want_in()
+    carol.read()
+    assert carol.group.is_member
+    assert not owed(carol)

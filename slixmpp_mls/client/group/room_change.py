@@ -25,6 +25,7 @@ from ...store.interface import Transaction
 from ..events import MessageReceived, as_record
 from ..storage.doubts import Doubts
 from ..storage.duplicate_filter import DuplicateFilter
+from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
     DESPITE_DOUBTS,
     EXPECTED,
@@ -427,11 +428,16 @@ class Change:
         self._membership = replace(membership, group=group.stored(), unwanted=frozenset())
         self._left = None
 
-    def end_membership(self, evidence: Evidence, *, keep_messages: bool) -> None:
+    def kept_actions(self) -> PostCommitActions:
+        """What is still to be done outside of the group: of the membership, or of one that is lost."""
+        return PostCommitActions(self.transaction.items(self._spaces.owed))
+
+    def end_membership(self, evidence: Evidence, *, keep_messages: bool, keep_actions: bool = False) -> None:
         """Delete everything that belongs to a membership, and remember its last epoch.
 
         :param evidence: the evidence that entitles us to delete it
         :param keep_messages: whether application data that has not come back stays in the outbox
+        :param keep_actions: whether what is to be done outside of the group stays in the store (:meth:`kept_actions`)
         """
         transaction, spaces = self.transaction, self._spaces
         if evidence is Evidence.NO_STATE and (self._membership, self._partial) != (None, None):
@@ -441,9 +447,11 @@ class Change:
         self._group_info_key = None
         for space in (
             spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.epochs, spaces.doubt,
-            spaces.arrivals, spaces.owed, spaces.partial, spaces.whole_tree,
+            spaces.arrivals, spaces.partial, spaces.whole_tree,
         ):  # fmt: skip
             transaction.delete_prefix(space)
+        if not keep_actions:
+            transaction.delete_prefix(spaces.owed)
         for speaking in (self._membership, self._partial):
             if speaking is None:
                 continue

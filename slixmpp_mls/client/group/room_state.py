@@ -427,7 +427,9 @@ class RoomState:
         waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
         group_info_key = self.group_info_key
         with self.change() as change:
-            change.end_membership(evidence, keep_messages=keep_messages)
+            # No other member has what follows our Commits: it is done when we are back.
+            lost = record.state is MembershipState.LOST
+            change.end_membership(evidence, keep_messages=keep_messages, keep_actions=lost)
             if record.state is MembershipState.LOST:
                 change.put_group_info_key(group_info_key)
                 change.put_return_keys(speaking.group.suite.id, return_keys(speaking.group, waiting))

@@ -454,8 +454,8 @@ class Welcomes:
         # Unsent application data was meant for the group's members: it stays if this is the same group.
         followed = before is not None and before.group.closed is not None
         same = followed or record.group_id == group.group_id
-        if followed and before is not None:
-            membership = replace(membership, actions=before.actions)
+        # No other member has what follows our Commits, or knows that we want to leave.
+        goes_on = same and (before is not None or state.standing is MembershipState.LOST)
         missed = self._requests.missed(record)
         record = record.as_member(group.group_id, group.epoch, now)
         events: list[Event] = [
@@ -467,6 +467,8 @@ class Welcomes:
         if state.speaking is None:
             evidence = Evidence.NO_STATE
         with state.change() as change:
+            if goes_on:
+                membership = replace(membership, actions=change.kept_actions())
             change.end_membership(evidence, keep_messages=same)
             if followed:
                 change.carry_messages_over()

@@ -6,6 +6,10 @@ former ones ordinary members (the XEP's "Changing the Policy").  A leave takes s
 The transaction that makes an action necessary also stores it; it is deleted when it is done.  If the program stops in
 between, the action is done at the next start.  It may then be done twice, which is harmless.
 
+No other member has these entries.  A client that is added afresh to the same group keeps them, and one that has lost
+the group has them again when it is back, except the wish to leave: whoever has that, and loses the group, is out.
+They may be old then: each is compared with the group and the room's lists when it is done.
+
 As long as a group's creator is alone in it, the choice of a cipher suite may be open.  That is remembered here, too.
 
 An invitation may be lost.  Once it is sent, an entry about the invited account takes its place, until the account has

@@ -457,6 +457,7 @@ class RoomWorker:
                     self.sender.send_outbox("sending again")
                 case Joined() | GroupContinued():
                     self.sender.send_outbox("sending again")  # messages may wait from the time before our absence
+                    self.post_commit.begin()  # so may invitations
                 case RemovedFromGroup():
                     self._fail(UsageError(f"no longer a member of the group in {self.room}"))
                 case GroupLost():
