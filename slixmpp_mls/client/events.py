@@ -341,6 +341,8 @@ class JoinRequested:
         that this client belongs to the account: it is a new device, has lost its store, or claims a false name);
         ``unknown`` (a device vouches for it, but the Authentication Service cannot tell at present);
         ``too-often`` (clients of the account have joined at their own request several times in the last hour)
+    :ivar leaf: encryption key of the leaf that the device had in the group as its request was read; empty if it had
+        none; None if that is not known.  A grant replaces no other leaf
     """
 
     room: str
@@ -348,6 +350,7 @@ class JoinRequested:
     device: str
     reason: str
     archive_id: str
+    leaf: bytes | None = field(default=None, repr=False)
 
 
 Event = (

@@ -489,7 +489,8 @@ class EncryptedRoom:
         """Add the one device that asks by an ``mls_join_requested``, and no other device of its account.
 
         If the device has a leaf in the group, whose keys it has lost, the same Commit removes that leaf; this needs
-        the right to remove.
+        the right to remove.  If it has come in, or renewed its leaf, since it asked (`leaf` of the request), nothing is
+        done, and the result's `failed` says so.
 
         Its KeyPackage comes from the directory, and the Authentication Service is asked about it, as with :meth:`add`:
         the grant is for the name, and the Authentication Service decides which key has that name.

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self, TypeVar
+from types import MappingProxyType
+from typing import Final, Self, TypeVar
 
 from slixmpp import JID
 
@@ -43,6 +44,7 @@ _AT_ONCE = MAX_CHANGES - 24
 LET_IN_AGAIN = 3.0
 """Seconds in which an account is let into the room again whose affiliation was revoked just as another member added it
 (:mod:`.engine.post_commit`)."""
+_NO_LEAVES: Final[Mapping[ClientIdentity, bytes | None]] = MappingProxyType({})
 _OUT = 10.0  # seconds in which a message comes back from the room
 
 
@@ -170,10 +172,13 @@ class MembershipChanges:
 
     # --- adding ----------------------------------------------------------------------------------
 
-    async def add(self, accounts: Sequence[str], *, replaced: Collection[ClientIdentity] = ()) -> AddResult:
+    async def add(
+        self, accounts: Sequence[str], *, replaced: Mapping[ClientIdentity, bytes | None] = _NO_LEAVES
+    ) -> AddResult:
         """See :meth:`EncryptedRoom.add`.
 
-        :param replaced: devices among them whose present leaves the same Commit removes
+        :param replaced: devices among them whose leaves the same Commit removes, if their encryption key is still this
+            one; None if any
         """
         if not self._group.lifecycle.suite_is_open:
             return await self._add(accounts, replaced)
@@ -200,7 +205,7 @@ class MembershipChanges:
         if group.lifecycle.is_unseen and not chosen.downgraded and chosen.suite != group.mls.suite.id:
             group.lifecycle.change_suite(chosen.suite, context.now)
 
-    async def _add(self, accounts: Sequence[str], replaced: Collection[ClientIdentity]) -> AddResult:
+    async def _add(self, accounts: Sequence[str], replaced: Mapping[ClientIdentity, bytes | None]) -> AddResult:
         candidates = await find_candidates(self._parts.context, self._group, accounts, again=bool(replaced))
         self._check_may_add(candidates.accounts)
         letting_in = _LettingIn(self._parts, candidates, self._own)
@@ -246,18 +251,25 @@ class MembershipChanges:
         return AddResult(tuple(added), candidates.failed, candidates.skipped, unvouched)
 
     def _adds(
-        self, candidates: Candidates, batch: Sequence[ClientIdentity], replaced: Collection[ClientIdentity]
+        self, candidates: Candidates, batch: Sequence[ClientIdentity], replaced: Mapping[ClientIdentity, bytes | None]
     ) -> list[AnyProposal] | None:
         roster = self._group.roster  # another member may have added one meanwhile
         proposals: list[AnyProposal] = []
         for client in batch:
             package, leaf = candidates.packages.get(client), roster.leaf_of(client)
-            if package is None or (leaf is not None and client not in replaced):
+            if package is None or (leaf is not None and not self._may_replace(client, replaced)):
                 continue
             if leaf is not None:
                 proposals.append(Remove(LeafIndex(leaf)))
             proposals.append(Add(package.key_package))
         return proposals or None
+
+    def _may_replace(self, client: ClientIdentity, replaced: Mapping[ClientIdentity, bytes | None]) -> bool:
+        """Whether a device's leaf is one to replace: a device that has come back has another one, and needs it."""
+        if client not in replaced:
+            return False
+        expected = replaced[client]
+        return expected is None or self._group.encryption_key(client) == expected
 
     def _check_may_add(self, accounts: Iterable[str]) -> None:
         """Check the policy early: the Commit will be checked, too, but here the reason is plain."""
@@ -289,7 +301,12 @@ class MembershipChanges:
     async def grant(self, request: JoinRequested) -> AddResult:
         """See :meth:`EncryptedRoom.grant`."""
         client = ClientIdentity(request.account, request.device)
-        return await self.add([str(client)], replaced=(client,))
+        came = AddResult(failed={str(client): "it has come into the group since it asked"})
+        replaced = {client: request.leaf}
+        if self._group.roster.leaf_of(client) is not None and not self._may_replace(client, replaced):
+            return came  # before it is let into the room, and a KeyPackage is taken from the directory
+        result = await self.add([str(client)], replaced=replaced)
+        return result if result.added or result.failed or result.skipped else came
 
     def requested(self, request: JoinRequested) -> None:
         """Grant a request on our own, if that is configured; several members may be configured so: they take turns."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from slixmpp_mls.client import CommitLost, GroupChanged, KeyPackageSettings, Outgoing
+from slixmpp_mls.client import CommitLost, GroupChanged, JoinRequested, KeyPackageSettings, Outgoing
 from slixmpp_mls.client.storage.post_commit_actions import OpenSuite
 from slixmpp_mls.errors import NotPermitted, Refused, UsageError
 from slixmpp_mls.key_packages.publication import Publication
@@ -23,9 +23,9 @@ from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.rooms.membership import MembershipChanges
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB, CAROL, DAVE
+from ..client.people import ALICE, BOB, CAROL, DAVE, again, put_outside
 from ..services import Client
-from .people import Office, Parts, soon, until
+from .people import Bot, Office, Parts, soon, until
 
 T = TypeVar("T")
 
@@ -123,6 +123,77 @@ async def test_a_grant_is_taken_back_if_the_commit_cannot_be_sent(monkeypatch: p
     assert alice.office.listed[CAROL] == "none"
     monkeypatch.setattr(alice.group.sending, "finish_commit", finish_commit)
     assert len((await alice.finish(alice.membership.add([CAROL]))).added) == 1
+
+
+async def asking(monkeypatch: pytest.MonkeyPatch) -> tuple[Member, Participant, JoinRequested]:
+    """Alice; Carol, who has lost her store's group and published KeyPackages; her request, which proves nothing."""
+    alice = await scene(monkeypatch, BOB, CAROL)
+    carol = alice.world.people[2]
+    await Publication(Client(carol, alice).context).replenish()
+    device = carol.device.identity
+    leaf = alice.group.encryption_key(device)
+    return alice, carol, JoinRequested(alice.group.room, CAROL, device.device, "unproven", "1", leaf)
+
+
+async def test_a_grant_replaces_the_leaf_that_was_there_when_the_device_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, carol, request = await asking(monkeypatch)
+    result = await alice.finish(alice.membership.grant(request))
+    assert [member.identity for member in result.added] == [carol.device.identity]
+    assert alice.group.encryption_key(carol.device.identity) != request.leaf
+    assert len(alice.group.roster) == 3
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_a_late_grant_leaves_alone_who_has_come_back(monkeypatch: pytest.MonkeyPatch, meanwhile: bool) -> None:
+    """It can read what is said in this epoch; after a Commit that replaces its leaf, it could not."""
+    alice, carol, request = await asking(monkeypatch)
+
+    def comes_back() -> None:
+        alice.person.commit(*alice.person.removing(CAROL), *again(alice.person, carol))
+        alice.world.settle()
+
+    if meanwhile:  # as the directory is read
+        let_in = alice.membership._committer._progress.until_sure
+
+        async def late() -> None:
+            if alice.group.encryption_key(carol.device.identity) == request.leaf:
+                comes_back()
+            await let_in()
+
+        monkeypatch.setattr(alice.progress, "until_sure", late)
+    else:
+        comes_back()
+    epoch = alice.group.mls.epoch + meanwhile
+    result = await alice.finish(alice.membership.grant(request))
+    assert (result.added, list(result.failed)) == ((), [str(carol.device.identity)])
+    assert alice.group.mls.epoch == epoch
+    assert carol.group.mls.epoch_authenticator == alice.group.mls.epoch_authenticator
+
+
+async def test_a_request_says_which_leaf_the_device_had(world: World) -> None:
+    """Who had none then, and has one now, has come by another way."""
+    alice, bob = world.group(ALICE, BOB)
+    bob.commit()  # or it is replaced without asking, see rooms/engine/readmission.py
+    world.settle()
+    bot = Bot(alice)
+    await bot.rooms.resume()
+    await until(lambda: bot.room.live)
+    bob.group.lifecycle.give_up("says the test")
+    with bob.group.room_state.change() as change:
+        change.put_return_keys(1, ())
+    for person in (bob, world.person(CAROL)):
+        person.read()
+        world.now += 100
+        if person is not bob:
+            put_outside(person.group, group_id=alice.group.mls.group_id, suite=1, epoch=alice.group.mls.epoch, known=1)
+        person.ask()
+        world.settle()
+    await until(lambda: len(bot.got("mls_join_requested")) == 2)
+    request, stranger = bot.got("mls_join_requested")
+    assert (request.reason, stranger.reason) == ("unproven", "stranger")
+    assert request.leaf == alice.group.encryption_key(bob.device.identity) != b""
+    assert stranger.leaf == b""
+    bot.rooms.close()
 
 
 async def test_without_the_right_nothing_is_asked_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:

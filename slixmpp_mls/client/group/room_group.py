@@ -51,8 +51,10 @@ import logging
 from collections.abc import Iterator
 from dataclasses import fields
 
+from ...identity import ClientIdentity
 from ...mls.group.group import Group
 from ...mls.partial import PartialGroup
+from ...mls.tree.tree_math import LeafIndex
 from ...policy import Right, RoomPolicy
 from ...policy.roster import Roster
 from ..device import Device
@@ -204,6 +206,14 @@ class RoomGroup:
         :raises UsageError: we are not in the group
         """
         return self.room_state.require_member().roster
+
+    def encryption_key(self, client: ClientIdentity) -> bytes:
+        """The encryption key of a client's leaf, by which its present keys are known; empty if it has none.
+
+        :raises UsageError: we are not in the group
+        """
+        index = self.roster.leaf_of(client)
+        return b"" if index is None else self.mls.tree.member(LeafIndex(index)).encryption_key
 
     def is_administrator(self, account: str) -> bool:
         """Whether a sender's account is an administrator at present.
