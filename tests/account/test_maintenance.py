@@ -130,7 +130,10 @@ def test_members_ages_are_known_by_the_rooms_clock() -> None:
     alice.commit(*alice.removing(BOB))
     world.settle()
     with alice.store.transaction() as transaction:
-        assert {key.decode().partition("/")[0] for key, _ in transaction.items(f"renewed/{world.room.jid}")} == {ALICE}
+        assert {key.decode().partition("/")[0] for key, _ in transaction.items(f"renewed/{world.room.jid}")} == {
+            ALICE,
+            CAROL,
+        }
     alice.group.lifecycle.give_up()
     with alice.store.transaction() as transaction:
         assert not list(transaction.items(f"renewed/{world.room.jid}"))

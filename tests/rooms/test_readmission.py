@@ -22,7 +22,7 @@ from slixmpp_mls.rooms.engine.readmission import Readmission
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB, CAROL
+from ..client.people import ALICE, BOB, CAROL, DAVE
 from .people import Parts, soon, until
 
 
@@ -212,6 +212,66 @@ async def test_an_old_request_replaces_nothing(lost: tuple[Admin, Participant, I
         admin.reads(each)
     await soon()
     assert len(admin.wanted) == 1
+
+
+@pytest.mark.parametrize(("days", "acts"), [(0, True), (3, False)])
+async def test_a_request_of_an_earlier_stay_replaces_nothing(days: int, acts: bool) -> None:
+    """mls-recovery, "Rejoining": the KeyPackage of the directory by which it came may be older than the request."""
+    world = World()
+    alice, bob, carol = world.group(ALICE, BOB, CAROL)
+    carol.group.lifecycle.give_up("says the test")
+    world.now += 2 * DAY
+    carol.ask()
+    request = world.room.in_flight[0]
+    world.settle()
+    bob.commit()
+    world.settle()
+    assert carol.group.is_member
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    world.now += days * DAY
+    alice.commit(*alice.adding(CAROL))  # by a KeyPackage of the first day
+    world.settle()
+    carol.group.lifecycle.want_in()
+    carol.read()
+    assert carol.group.is_member
+    world.room.in_flight.append(request)  # the room posts it once more
+    world.settle()
+    admin = Admin(alice)
+    admin.reads(world.room.archive()[-1])
+    await soon()
+    assert bool(admin.wanted) is acts
+
+
+async def test_of_a_leaf_that_was_there_before_us_no_arrival_is_known(
+    lost: tuple[Admin, Participant, Incoming],
+) -> None:
+    """Then the age of the leaf's KeyPackage has to do: who cannot tell keeps nobody out."""
+    admin, carol, request = lost
+    world = admin.world
+    world.now += 5 * DAY
+    dave = world.person(DAVE)
+    admin.person.commit(*admin.person.adding(DAVE))
+    world.room.deliver_all()
+    admin.person.read()
+    dave.read()
+    late = Admin(dave)
+    assert late.group.members.renewed(carol.device.identity) is None
+    assert admin.group.members.renewed(carol.device.identity) is not None
+    late.reads(request)
+    await until(lambda: late.wanted)
+
+
+async def test_a_client_that_has_spoken_in_this_epoch_has_been_there(lost: tuple[Admin, Participant, Incoming]) -> None:
+    admin, carol, request = lost
+    carol.group.lifecycle.expect_welcome(None)
+    carol.read()
+    carol.send(b"when shall we three meet again")
+    admin.world.room.deliver_all()
+    admin.person.read()
+    admin.reads(request)
+    await soon()
+    assert not admin.wanted
 
 
 async def test_whom_the_authentication_service_denies_is_not_added_again(

@@ -65,6 +65,15 @@ class Members:
             for member in members
         ]
 
+    def renewed(self, client: ClientIdentity) -> int | None:
+        """When a client renewed its leaf, or else came, by the room's clock: seconds since the Unix epoch.
+
+        :returns: None if it was there before us, and has not renewed its leaf since
+        :raises StoreError: the store failed
+        """
+        with self._state.store.transaction() as transaction:
+            return leaf_ages.renewed_one(transaction, self._state.spaces.renewed, client)
+
     def epochs(self) -> list[EpochRecord]:
         """The last epochs and who began them, the oldest first; empty if nothing is known.
 

@@ -2,7 +2,8 @@
 
 The age of a leaf's keys counts from the last Commit that renewed the leaf (by its member's path or Update), by the
 room's clock, or else from the member's arrival.  For a member that joined before us it counts from our own arrival,
-because nothing earlier is known.
+because nothing earlier is known.  When a member arrived is kept by the room's clock, too: a request from before that
+does not have its leaf replaced (:mod:`slixmpp_mls.rooms.engine.readmission`).
 
 Our own leaf is *due*
 
@@ -17,8 +18,8 @@ the group id and the member's identity.  It shortens the age by up to a quarter.
 waits for this fraction of a day, and a leaf of last resort for this fraction of an hour.  The fraction is the same
 after every restart.
 
-In the store: space ``renewed/`` + room; key: the client's full identity; value: time of the renewal (8), and, for our
-own leaf, the number of messages sent since then in epochs that have ended (8).
+In the store: space ``renewed/`` + room; key: the client's full identity; value: time of the renewal or the arrival
+(8), and, for our own leaf, the number of messages sent since then in epochs that have ended (8).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ...mls.parameters import DAY, HOUR
 from ...mls.structures.leaf_node import KeyPackageSource, LeafNode
 from ...store.interface import Transaction
 
-__all__ = ["LeafAge", "RenewalSettings", "fraction", "note", "put", "renewed"]
+__all__ = ["LeafAge", "RenewalSettings", "fraction", "note", "put", "renewed", "renewed_one"]
 
 _NUMBER = 8  # octets
 
@@ -122,7 +123,7 @@ def put(transaction: Transaction, space: str, client: ClientIdentity, age: LeafA
 def note(
     transaction: Transaction, space: str, effects: Effects, when: int, own: ClientIdentity, came: int, sent: int
 ) -> None:
-    """Remember which leaves a Commit has renewed, and forget the removed ones.
+    """Remember which leaves a Commit has renewed or added, and forget the removed ones.
 
     :param when: time at which the room received the Commit, seconds since the Unix epoch
     :param came: time at which we joined the group
@@ -134,13 +135,19 @@ def note(
     for change in effects.changes:
         if change.after is None and change.before is not None:
             transaction.delete(space, _name(change.before))
-        elif change.before is not None and change.after is not None:
+        elif change.after is not None:
             transaction.put(space, _name(change.after), LeafAge(came, max(0, when)).encode())
 
 
 def renewed(transaction: Transaction, space: str) -> dict[str, int]:
-    """The time of each leaf's last renewal, by full identity."""
+    """The time of each leaf's last renewal, or else of its arrival if we saw it, by full identity."""
     return {key.decode(): int.from_bytes(value[:_NUMBER], "big") for key, value in transaction.items(space)}
+
+
+def renewed_one(transaction: Transaction, space: str, client: ClientIdentity) -> int | None:
+    """The same of one leaf; None if it is not known."""
+    value = transaction.get(space, str(client).encode())
+    return None if value is None else int.from_bytes(value[:_NUMBER], "big")
 
 
 def _name(leaf: LeafNode) -> bytes:

@@ -11,9 +11,12 @@ the request if all of this holds:
 
 - the room says that the request is of the client's own account;
 - the request, its KeyPackage and its leaf are signed with the signature key of the client's leaf in the tree;
-- that leaf is still the one of a KeyPackage with which the client was added: it has never renewed its keys;
-- the KeyPackage is another one than that leaf's, and not older: whoever posts an old request once more would have the
-  client replaced by a KeyPackage whose keys it has deleted;
+- that leaf is still the one of a KeyPackage with which the client was added: it has never renewed its keys, and it has
+  sent no message in this epoch, for which it must have been in the group;
+- the KeyPackage is another one than that leaf's, and not older, nor made more than a day before that leaf came into the
+  group by the room's clock, if we saw it come: whoever posts an old request once more would have the client replaced by
+  a KeyPackage whose keys it has deleted.  The leaf's KeyPackage may have been in the directory for weeks, and the
+  request be one of an earlier stay;
 - the Authentication Service vouches for the leaf, as at any Add;
 - the request is not one that members commit as it is, or refuse as one too many, because it proves a return in the
   current epoch (:mod:`slixmpp_mls.client.group.applying`).
@@ -30,10 +33,11 @@ import logging
 from ...client import Step
 from ...client.storage.rejoin_limit import LIMIT
 from ...delivery import RoomStanza
-from ...errors import InvalidError, MLSError, PeerError
+from ...errors import InvalidError, MLSError, PeerError, StoreError
 from ...identity import ClientIdentity
-from ...mls.parameters import HOUR
+from ...mls.parameters import DAY, HOUR
 from ...mls.schedule.message_protection import unprotect_public
+from ...mls.schedule.secret_tree import RatchetKind
 from ...mls.structures.framing import NewMemberProposalSender, PublicMessage
 from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.leaf_node import KeyPackageSource, LeafNode
@@ -69,11 +73,15 @@ class Readmission:
             if self._group.is_member and isinstance(payload, Proposal) and payload.group == self._group.mls.group_id:
                 try:
                     self._consider(stanza, payload)
-                except PeerError as error:
+                except (PeerError, StoreError) as error:
                     log.info("%s: a request to be added afresh: %s", self._parts.room, error)
 
     def _consider(self, stanza: RoomStanza, payload: Proposal) -> None:
-        """:raises PeerError: it is nothing to act on"""
+        """Have a client added afresh if a stanza's proposal is a request of it that proves enough.
+
+        :raises PeerError: it is nothing to act on
+        :raises StoreError: the store failed
+        """
         request = _asks(payload)
         if request is None or stanza.real_jid is None or not self._may():
             return
@@ -89,7 +97,7 @@ class Readmission:
         unprotect_public(suite, message, None, b"").verify(suite, present.signature_key, b"")
         if message.content.epoch == self._group.mls.epoch and self._proves_return(present, key_package):
             return
-        asking = self._verified(key_package, present)
+        asking = self._verified(client, key_package, present)
         now = self._parts.context.now
         begun = [time for time in self._begun.get(client.account, []) if abs(now - time) < HOUR]
         if len(begun) >= LIMIT:
@@ -106,8 +114,12 @@ class Readmission:
         except PeerError:
             return False
 
-    def _verified(self, key_package: KeyPackage, present: LeafNode) -> KeyPackage:
-        """:raises InvalidError: it cannot take the place of a leaf"""
+    def _verified(self, client: ClientIdentity, key_package: KeyPackage, present: LeafNode) -> KeyPackage:
+        """Judge the KeyPackage of a request.
+
+        :raises InvalidError: it cannot take the place of a leaf
+        :raises StoreError: the store failed
+        """
         requirements = GroupRequirements.of_context(self._group.mls.context)
         leaf = (
             self._parts.context.device.leaf_rules(self._parts.context.now)
@@ -118,13 +130,16 @@ class Readmission:
             raise InvalidError("not the key or the credential of the client's leaf", _RULES)
         if leaf.encryption_key == present.encryption_key or _made(leaf) < _made(present):
             raise InvalidError("not a new KeyPackage, so an old request", _RULES)
+        came = self._group.members.renewed(client)
+        if came is not None and _made(leaf) < came - DAY:  # a day: clocks differ, and a request may have crossed
+            raise InvalidError("a KeyPackage from before its client came, so an old request", _RULES)
         return key_package
 
     def _leaf(self, client: ClientIdentity) -> LeafNode | None:
-        """The client's leaf, if it is another's, and still that of the KeyPackage with which it was added."""
+        """The client's leaf, if it is another's, still that of its KeyPackage, and has sent nothing in this epoch."""
         group = self._group.mls
         index = self._group.roster.leaf_of(client)
-        if index is None or index == group.own_index:
+        if index is None or index == group.own_index or group.secret_tree.used(index, RatchetKind.APPLICATION):
             return None
         leaf = group.tree.member(LeafIndex(index))
         return leaf if isinstance(leaf.source, KeyPackageSource) else None
@@ -159,7 +174,7 @@ class Readmission:
 def _made(leaf: LeafNode) -> int:
     """When a KeyPackage was made, by its lifetime: seconds since the Unix epoch."""
     assert isinstance(leaf.source, KeyPackageSource)
-    return leaf.source.lifetime.not_before
+    return leaf.source.lifetime.not_before + HOUR  # see OwnKeyPackages.make
 
 
 def _asks(payload: Proposal) -> tuple[PublicMessage, KeyPackage] | None:
