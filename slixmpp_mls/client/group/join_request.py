@@ -113,8 +113,8 @@ class JoinRequests:
             changes = self._state.membership is None and (begins or self._may_change(seen))
             if not isinstance(payload, elements.AnyCommit) or not changes:
                 return seen
-            asks = seen.asks_in(payload.group)
-            seen = replace(seen, group_id=payload.group, known=Known.NOTHING, suite=0, asks=asks)
+            others = seen.asks_in(payload.group)
+            seen = replace(seen, group_id=payload.group, known=Known.NOTHING, suite=0, asks=others)
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
             asks = (replace(ask, arrived=1) if ask.message == payload.data else ask for ask in seen.asks)
             return replace(seen, asks=tuple(asks))
