@@ -171,7 +171,7 @@ class Occupancy:
         SubElement(join, f"{{{MUC}}}history", {"maxstanzas": "0"})
         self._entering = asyncio.get_running_loop().create_future()
         try:
-            presence.send()
+            self._stream.put(presence)
             async with asyncio.timeout(_LONGEST), asyncio.timeout(_SILENCE) as self._patience:
                 await self._entering
         except TimeoutError:
@@ -185,7 +185,8 @@ class Occupancy:
         """Leave the room; wait a moment for its confirmation."""
         if self.inside and self._stream.online:
             self._leaving = asyncio.get_running_loop().create_future()
-            self._stream.xmpp.make_presence(pto=JID(f"{self._room}/{self.nick}"), ptype="unavailable").send()
+            leaving = self._stream.xmpp.make_presence(pto=JID(f"{self._room}/{self.nick}"), ptype="unavailable")
+            self._stream.put(leaving)
             with suppress(TimeoutError, Disconnected):
                 async with asyncio.timeout(5):
                     await self._leaving

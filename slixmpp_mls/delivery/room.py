@@ -314,7 +314,8 @@ class Room:
         sender = xml.get("from", "")
         kind = xml.get("type", "normal")
         if kind == "error":
-            if sender == self.jid:
+            # Before the session is there, the room has nothing to answer: our server has (RFC 6120 8.3).
+            if sender == self.jid and self._stream.online:
                 self._bounced(xml)
         elif kind == "groupchat":
             if xml.find(f"{_CLIENT}subject") is not None and xml.find(f"{_CLIENT}body") is None:

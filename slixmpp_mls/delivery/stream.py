@@ -6,6 +6,9 @@ This module narrows slixmpp's interface and closes gaps in it that would break c
   `Stream.ask` fails at once with `Disconnected`.
 * slixmpp keeps stanzas that are "sent" without a session, and sends them in the next one.  The caller has its own queue
   in a store and would send twice: `Stream.write` refuses.
+* slixmpp keeps its queue when the connection breaks, and writes what is left in it to the next connection, at once:
+  before TLS, to a server that is not authenticated, whose error looks like the recipient's.  What has not been written
+  when the stream ends is withdrawn; its sender knows that it has not been sent.
 * Coroutine handlers run as independent tasks and lose the order of the stanzas.  Here one plain callback per client
   passes every stanza of the rooms in use to its reader, in order.  It looks the room up in a dictionary, so two hundred
   rooms cost no more than one.
@@ -31,7 +34,8 @@ from xml.etree.ElementTree import Element
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.exceptions import IqError, IqTimeout, XMPPError
-from slixmpp.stanza import Message
+from slixmpp.stanza import Message, Presence
+from slixmpp.xmlstream import StanzaBase
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
@@ -110,6 +114,9 @@ class Stream:
         self._collectors: dict[str, dict[str, Callable[[Element], None]]] = {}
         self._pending: set[asyncio.Future[Any]] = set()
         self._writing: dict[int, asyncio.Future[None]] = {}
+        # Ours, by their id(); slixmpp may drop them.
+        self._queued: WeakValueDictionary[int, StanzaBase] = WeakValueDictionary()
+        self._withdrawn: WeakValueDictionary[int, StanzaBase] = WeakValueDictionary()
         xmpp.register_handler(Callback("MLS rooms", _FromRooms(self), self._dispatch))
         xmpp.add_filter("out_sync", self._written)
         xmpp.add_event_handler("session_bind", self._bound)
@@ -155,6 +162,7 @@ class Stream:
 
     def _stopped(self, _: object) -> None:
         self.online = False
+        self._withdraw()
         self._fail_pending()
         for room in list(self._rooms.values()):
             room.stream_stopped()
@@ -169,6 +177,11 @@ class Stream:
             self._largest,
             self.limit,
         )
+
+    def _withdraw(self) -> None:
+        for name, stanza in self._queued.items():
+            self._withdrawn[name] = stanza
+        self._queued.clear()
 
     def _fail_pending(self) -> None:
         for future in [*self._pending, *self._writing.values()]:
@@ -191,6 +204,7 @@ class Stream:
         _check_characters(payload)
         iq = self.xmpp.make_iq(ito=to, itype=kind)  # type: ignore[arg-type]
         iq.append(payload)
+        self._queued[id(iq)] = iq
         future = iq.send(timeout=TIMEOUT if patience is None else patience)  # type: ignore[no-untyped-call]
         self._pending.add(future)
         try:
@@ -234,16 +248,25 @@ class Stream:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writing[id(message)] = future
         try:
-            message.send()
+            self.put(message)
             async with asyncio.timeout(TIMEOUT):
                 await future
         except TimeoutError:
+            self._withdrawn[id(message)] = message
             raise NoAnswer("the client's send queue does not move") from None
         finally:
             self._writing.pop(id(message), None)
 
+    def put(self, stanza: Message | Presence) -> None:
+        """Send a stanza, unless the stream ends before it is written."""
+        self._queued[id(stanza)] = stanza
+        stanza.send()
+
     def _written(self, stanza: Any) -> Any:
-        """Observe each outgoing stanza just before the socket; change nothing."""
+        """Observe each outgoing stanza just before the socket; drop what was withdrawn, and change nothing."""
+        if self._withdrawn.pop(id(stanza), None) is not None:
+            return None
+        self._queued.pop(id(stanza), None)
         future = self._writing.get(id(stanza))
         if future is not None and not future.done():
             future.set_result(None)

@@ -18,10 +18,10 @@ ROOM = "coven@rooms.example"
 
 
 def stream() -> Any:
-    presence = SimpleNamespace(xml=Element("presence"), send=lambda: None)
+    presence = SimpleNamespace(xml=Element("presence"))
     slots = asyncio.Semaphore(1)
     xmpp = SimpleNamespace(plugin={}, make_presence=lambda **options: presence)
-    return SimpleNamespace(online=True, xmpp=xmpp, entrance=lambda service: slots)
+    return SimpleNamespace(online=True, xmpp=xmpp, entrance=lambda service: slots, put=lambda stanza: None)
 
 
 def shows(room: Occupancy, number: int) -> None:

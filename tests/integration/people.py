@@ -255,7 +255,13 @@ class Person:
         return [message.body for message in self.got("mls_message")]
 
     async def hears(self, *texts: str, seconds: float = SECONDS) -> None:
-        await self.until(lambda: set(texts) <= set(self.bodies), seconds)
+        try:
+            await self.until(lambda: set(texts) <= set(self.bodies), seconds)
+        except AssertionError:
+            missing = sorted(set(texts) - set(self.bodies))
+            other = [(name, data) for name, data in self.seen if name != "mls_message"]
+            rooms = [(room.live, room.epoch, room.group.room_state.cursor) for room in self.mls.rooms.values()]
+            raise AssertionError(f"{self.jid.user} has not heard {missing}, but {other}; {rooms}") from None
 
     # What is done
 
