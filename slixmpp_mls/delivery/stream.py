@@ -263,7 +263,7 @@ class Stream:
         stanza.send()
 
     def _written(self, stanza: Any) -> Any:
-        """Observe each outgoing stanza just before the socket; drop what was withdrawn, and change nothing."""
+        """Observe each outgoing stanza just before the socket; drop what was withdrawn; change nothing else."""
         if self._withdrawn.pop(id(stanza), None) is not None:
             return None
         self._queued.pop(id(stanza), None)

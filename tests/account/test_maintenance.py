@@ -16,6 +16,7 @@ from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.structures.leaf_node import KeyPackageSource
+from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.policy import RoomPolicy, return_key_of
 from slixmpp_mls.runtime.clock import JUMP, UNSTEADY, SteadyClock
@@ -137,6 +138,23 @@ def test_members_ages_are_known_by_the_rooms_clock() -> None:
     alice.group.lifecycle.give_up()
     with alice.store.transaction() as transaction:
         assert not list(transaction.items(f"renewed/{world.room.jid}"))
+
+
+def test_who_is_removed_and_added_by_one_commit_has_come_by_it() -> None:
+    """Its new leaf may be to the left of its old one."""
+    world, alice, _, carol = three()
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    before = alice.group.roster.leaf_of(carol.device.identity)
+    found = world.directory.find(CAROL, alice.group, world.now)[carol.device.identity]
+    alice.commit(*alice.removing(CAROL), Add(found.key_package))
+    world.settle()
+    assert world.now == NOW
+    after = alice.group.roster.leaf_of(carol.device.identity)
+    assert after is not None
+    assert before is not None
+    assert after < before
+    assert alice.group.members.renewed(carol.device.identity) == NOW
 
 
 def test_a_member_by_a_key_package_of_last_resort_renews_its_keys_soon() -> None:

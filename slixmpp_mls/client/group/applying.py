@@ -319,7 +319,9 @@ class Applying:
                 unwanted = True
                 events.append(rejected(state.room, incoming, ProtocolTooOld("request")))
             elif against is not None:
-                events.append(JoinRequested(state.room, client.account, client.device, against, incoming.archive_id))
+                leaf = membership.encryption_key(client)
+                place = incoming.archive_id
+                events.append(JoinRequested(state.room, client.account, client.device, against, place, leaf))
         group = membership.group.apply(received, now=now)
         reference = received.sent.reference
         assert reference is not None

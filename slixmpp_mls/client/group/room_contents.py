@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
@@ -74,6 +75,11 @@ class Membership:
     def view(self) -> GroupView:
         """What all members see alike: all that a Commit is judged by."""
         return GroupView.of(self.group.public, self.policy, self.roster)
+
+    def encryption_key(self, client: ClientIdentity) -> bytes:
+        """The encryption key of a client's leaf, by which its present keys are known; empty if it has none."""
+        index = self.roster.leaf_of(client)
+        return b"" if index is None else self.group.tree.member(LeafIndex(index)).encryption_key
 
     @classmethod
     def of(cls, group: Group, doubts: Doubts, actions: PostCommitActions) -> Membership:

@@ -54,7 +54,6 @@ from dataclasses import fields
 from ...identity import ClientIdentity
 from ...mls.group.group import Group
 from ...mls.partial import PartialGroup
-from ...mls.tree.tree_math import LeafIndex
 from ...policy import Right, RoomPolicy
 from ...policy.roster import Roster
 from ..device import Device
@@ -212,8 +211,7 @@ class RoomGroup:
 
         :raises UsageError: we are not in the group
         """
-        index = self.roster.leaf_of(client)
-        return b"" if index is None else self.mls.tree.member(LeafIndex(index)).encryption_key
+        return self.room_state.require_member().encryption_key(client)
 
     def is_administrator(self, account: str) -> bool:
         """Whether a sender's account is an administrator at present.

@@ -463,7 +463,6 @@ class RoomWorker:
                 case GroupLost():
                     self._fail(DeliveryError(f"the group in {self.room} cannot be followed any more: {event.reason}"))
                 case JoinRequested():
-                    event = replace(event, leaf=self._group.encryption_key(ClientIdentity(event.account, event.device)))
                     self._requested(event)
                 case Rejected():
                     log.info("%s: refused a stanza of %s: %s", self.room, event.claimed, event.error)
