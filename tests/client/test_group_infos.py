@@ -27,6 +27,7 @@ from slixmpp_mls.mls.structures.welcome import GroupInfo
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import DeviceVoucher, ExternalJoins, RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
+from slixmpp_mls.stanza.consistency import check as check_consistency
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
 
@@ -362,6 +363,33 @@ def test_a_new_device_believes_who_vouches_for_it() -> None:
     fresh.read()
     (way,) = fresh.ways_in()
     assert way.epoch == 3
+
+
+@pytest.mark.parametrize("first", ["an administrator", "another new device"])
+def test_a_commit_of_who_vouches_that_has_lost_leads_nobody_in(first: str) -> None:
+    """mls-recovery, "Which GroupInfo": of several for one epoch, the first one in the room counts.
+
+    The latest one that bob's first device has signed stands beside a Commit that came second.
+    """
+    world, alice, bob, _ = ruled(external_joins=ExternalJoins.ANYBODY)
+    fresh = fresh_device(world, bob)
+    if first == "an administrator":
+        alice.commit()
+    else:
+        tablet = fresh_device(world, bob)
+        world.settle()
+        tablet.enter(tablet.ways_in()[0])
+    bob.commit()
+    world.settle()
+    assert only(bob.events, CommitLost)
+    (way,) = fresh.ways_in()
+    shown = check_consistency(way).body
+    assert isinstance(shown, GroupInfo)
+    assert shown.group_context == alice.group.mls.context
+    fresh.enter(way)
+    world.settle()
+    assert state_of(fresh) is MembershipState.MEMBER
+    assert world.agree()
 
 
 def test_without_either_a_new_device_takes_an_administrators_word() -> None:

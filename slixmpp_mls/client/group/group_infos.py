@@ -13,7 +13,8 @@ accepted state becomes the one by which later GroupInfos in the room are judged.
 *The first known state.*  For a client that has lost the group it is the last state that it had.  A client that was
 never a member believes one of these, in this order:
 
-1. what a device of its own account has signed that vouches for it;
+1. the latest that a device of its own account has signed which vouches for it, or what stood before it for the same
+   epoch, if that is accepted: the Commit of that device has come second then;
 2. the first GroupInfo of epoch 1, beside the creation of the group, if an administrator has signed it;
 3. the first GroupInfo that an account with all rights by its own policy has signed, or else the first one.  A client
    that was never a member can read a GroupInfo only where the policy lets anybody join.
@@ -153,9 +154,13 @@ class GroupInfos:
             if begin is None:
                 return [], walk.refused
             first, known, trusted = begin
-            places = [each.stanza for each in others or own]
-            others = (others or own)[places.index(first.stanza) + 1 :]
-            walk.accepted.append(first)
+            shown = others or own
+            place = shown.index(first)
+            if trusted is None:
+                known = walk.follow_rivals(known, shown[:place])
+            if not walk.accepted:
+                walk.accepted.append(first)
+            others = shown[place + 1 :]
         known = walk.follow_all(known, others)
         ways = walk.accepted[-1:]
         for each in reversed(own):
@@ -285,6 +290,16 @@ class _Walk(Generic[T]):
                 for voucher in device.vouchers(suite, now)
             )
         return False
+
+    def follow_rivals(self, known: KnownState, earlier: Sequence[_Candidate[T]]) -> KnownState:
+        """Accept one that shows another state of the known epoch and stood before it; return the state known then.
+
+        A device that vouches for us has shown the known state, beside a Commit that may have come second.
+        """
+        for each in earlier:
+            if each.epoch == known.epoch:
+                known = self.follow(known, each, other_branch=True)
+        return known
 
     def follow_all(self, known: KnownState, candidates: Sequence[_Candidate[T]]) -> KnownState:
         """Accept all that can be accepted; return the state that is known then.
