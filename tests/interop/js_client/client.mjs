@@ -388,9 +388,16 @@ function withoutAcknowledgements(element) {
   if (element.is("features", "http://etherx.jabber.org/streams")) element.remove("sm", "urn:xmpp:sm:3")
 }
 
+// xmpp.js listens for the server's answer to a stream header only once it has heard that the header is written: the answer may come first.
+function withoutWaiting(text) {
+  Object.getPrototypeOf(this).write.call(this, text).catch((error) => this.emit("error", error))
+  return Promise.resolve()
+}
+
 async function connect() {
-  xmpp = client({ service: XMPP_SERVICE, domain: me.domain, username: me.local, password: XMPP_PASSWORD, timeout: 30_000 })
+  xmpp = client({ service: XMPP_SERVICE, domain: me.domain, username: me.local, password: XMPP_PASSWORD, timeout: 120_000 })
   xmpp.reconnect.stop()
+  xmpp.write = withoutWaiting
   xmpp.prependListener("element", withoutAcknowledgements)
   xmpp.on("error", (error) => emit("error", { why: error.message })).on("stanza", receive)
   await xmpp.start()
