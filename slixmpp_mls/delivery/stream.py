@@ -118,7 +118,8 @@ class Stream:
         self._queued: WeakValueDictionary[int, StanzaBase] = WeakValueDictionary()
         self._withdrawn: WeakValueDictionary[int, StanzaBase] = WeakValueDictionary()
         xmpp.register_handler(Callback("MLS rooms", _FromRooms(self), self._dispatch))
-        xmpp.add_filter("out_sync", self._written)
+        # Before all others: XEP-0198's counts what it sees, and sends it again (slixmpp takes 0 for the last place).
+        xmpp.add_filter("out_sync", self._written, -1000)
         xmpp.add_event_handler("session_bind", self._bound)
         xmpp.add_event_handler("session_start", self._started)
         xmpp.add_event_handler("session_resumed", self._resumed)
@@ -238,6 +239,7 @@ class Stream:
         :raises StanzaTooLarge: over `limit`; nothing was sent.
         :raises UsageError: XML cannot hold it; nothing was sent.
         :raises Disconnected: there is no stream, or it broke before the message was written.
+        :raises NoAnswer: the client's send queue has not moved for :data:`TIMEOUT`; nothing was sent.
         """
         if size > self.limit:
             raise StanzaTooLarge(size, self.limit)

@@ -45,10 +45,18 @@ async def test_services_are_known_while_something_is_asked_of_them(name: str) ->
 
 
 class Line:
-    """A connection that keeps what is written to it."""
+    """A connection that keeps what is written to it.
+
+    :ivar counted: the stanzas that a filter has seen which was there first, as that of XEP-0198 is
+    """
 
     def __init__(self) -> None:
         self.written = b""
+        self.counted: list[str] = []
+
+    def count(self, stanza: Any) -> Any:
+        self.counted.append(stanza.name)
+        return stanza
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -63,6 +71,7 @@ async def slow() -> AsyncIterator[tuple[Recorded, Line, asyncio.Event]]:
         await moving.wait()
         return stanza
 
+    xmpp.add_filter("out_sync", line.count)
     stream = Stream.of(xmpp)
     xmpp.add_filter("out", wait)
     xmpp.transport = line  # type: ignore[assignment]
@@ -102,6 +111,7 @@ async def test_what_has_not_been_written_when_the_connection_breaks_is_not_writt
     await until(lambda: b"application" in line.written)
     assert line.written.count(b"<message") == 1
     assert b"rooms.example" not in line.written
+    assert line.counted == ["message"]
 
 
 async def test_what_waits_in_the_queue_is_written(slow: tuple[Recorded, Line, asyncio.Event]) -> None:
@@ -118,6 +128,7 @@ async def test_what_waits_in_the_queue_is_written(slow: tuple[Recorded, Line, as
 async def test_a_message_that_was_given_up_is_not_written(
     slow: tuple[Recorded, Line, asyncio.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """XEP-0198 4: nor is it counted, or the server's count would never come up to ours."""
     xmpp, line, moving = slow
     monkeypatch.setattr(stream_module, "TIMEOUT", 0.01)
     message, question = await send_all(xmpp)
@@ -127,3 +138,4 @@ async def test_a_message_that_was_given_up_is_not_written(
     moving.set()
     await until(lambda: b"<iq" in line.written)  # behind it
     assert b"<message" not in line.written
+    assert "message" not in line.counted

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 
 from slixmpp_mls.client import Event, MessageSent
 from slixmpp_mls.delivery import Bounced
-from slixmpp_mls.errors import DeliveryError, RoomLost, StanzaTooLarge, UsageError
+from slixmpp_mls.errors import DeliveryError, NoAnswer, RoomLost, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.rooms.engine import transmitter
 from slixmpp_mls.rooms.engine.committer import Committer
@@ -156,6 +157,23 @@ async def test_a_message_without_a_reflection_is_doubted_and_sent_again_once_it_
     await until(lambda: len(alice.muc.sent) == 2)
     alice.read()
     assert bob.texts == [b"lost"]
+
+
+async def test_a_message_that_the_client_does_not_get_rid_of_is_doubted_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stream stays, and no resumption sends it again."""
+    monkeypatch.setattr(transmitter, "REFLECTION_OVERDUE", 0.05)
+    _, alice, bob = sending()
+    with monkeypatch.context() as stuck:
+        stuck.setattr(alice.muc, "send", AsyncMock(side_effect=NoAnswer("the client's send queue does not move")))
+        sent = await alice.sender.send(b"at last", None)
+    await until(lambda: alice.muc.suspected)
+    assert not alice.muc.sent
+    alice.sender.verified()
+    await until(lambda: alice.muc.sent == [sent.origin_id])
+    alice.read()
+    assert bob.texts == [b"at last"]
 
 
 async def test_a_message_that_our_server_turns_out_not_to_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,12 @@ class Transmitter:
             outgoing = uploaded
         try:
             await self._parts.muc.send(children(outgoing.payloads), message_id=outgoing.origin_id)
-        except (Disconnected, NoAnswer):
+        except Disconnected:
             self._unsent.add(outgoing.origin_id)
             log.info("%s: not connected; what is in the outbox goes out later", self._parts.room)
+        except NoAnswer:  # the stream stays, and no resumption will send it
+            self._watch_for(outgoing.origin_id)
+            log.warning("%s: the client's send queue does not move", self._parts.room)
         except StanzaTooLarge as error:  # made before the server's limit was known to be so small
             self._refused(outgoing.origin_id, "policy-violation", error)
         else:
