@@ -455,7 +455,8 @@ class MLS(BasePlugin):
         """Replace our signature key, in all groups and KeyPackages; the device, its leaves and its name stay.
 
         Rooms that cannot be reached now get the new key later, in later runs, too; the old key is listed until then
-        (:mod:`.account.key_rotation`).  If a change is under way already, it continues.
+        (:mod:`.account.key_rotation`).  Groups that we have lost are waited for, a week at most, before anything
+        changes; :meth:`.EncryptedRoom.leave` ends that.  If a change is under way already, it continues.
 
         :raises UsageError: our key is certified
         :raises StoreError: nothing has changed

@@ -10,8 +10,10 @@ switch     the new key is the present one, the old     new KeyPackages replace t
 finish     nothing of the old key                      only the new key is listed
 =========  ==========================================  =====================================================
 
-A client that has lost a group proves its return by its present signature key, and a request to be added waits with that
-key.  The switch therefore waits until the client is back in all groups that it has lost.
+A client that has lost a group proves its return by its present signature key.  The switch therefore waits until the
+client is back in all groups that it has lost, a week at most: others decide whether they let it in.  Our user can leave
+such a room before.  After the switch, an administrator's consent brings the client back.  A request of a client that
+was never in is made anew with the new key.
 
 A group whose room is unreachable moves later.  Until then the old private key stays in that group's state, and in no
 other place.  KeyPackages with the old key stay valid for another hour at least, for Welcomes in transit.  A group that
@@ -31,7 +33,7 @@ from dataclasses import dataclass
 
 from ..errors import MLSError
 from ..key_packages.publication import Publication
-from ..mls.parameters import HOUR
+from ..mls.parameters import DAY, HOUR
 from ..rooms.encrypted_room import EncryptedRoom
 from ..rooms.registry import Rooms
 from ..runtime import Context
@@ -42,6 +44,7 @@ __all__ = ["KeyRotated", "KeyRotation"]
 log = logging.getLogger(__name__)
 
 OVERLAP = HOUR  # seconds for which KeyPackages with the old key stay valid
+PATIENCE = 7 * DAY  # seconds for which the switch waits for groups that are lost
 ROOM_TIMEOUT = 30.0  # seconds that a call waits for a room
 
 
@@ -52,7 +55,8 @@ class KeyRotated:
     :ivar fingerprint: of the new key for the preferred cipher suite
     :ivar moved: rooms (bare JIDs) whose group has the new key
     :ivar waiting: rooms whose group has the old key, and that move when they are reachable, and rooms to whose group we
-        have to come back with the old key first
+        have to come back with the old key first; after a week without, or when we :meth:`~.EncryptedRoom.leave` them,
+        these are waited for no more
     :ivar finished: whether nothing is left of the old key
     """
 
@@ -75,7 +79,7 @@ class KeyRotation:
     async def begin(self) -> KeyRotated:
         """See :meth:`MLS.rotate_key`."""
         if self._context.device.switched is None:
-            self._context.device.prepare_keys()
+            self._context.device.prepare_keys(self._context.now)
         return await self.go_on()
 
     async def go_on(self) -> KeyRotated:
@@ -88,7 +92,8 @@ class KeyRotation:
             context, device = self._context, self._context.device
             if device.next_keys:
                 await self._own_entry.publish()
-                if any(map(self._comes_back, self._rooms.all.values())):
+                if coming := [room.jid for room in self._rooms.all.values() if self._is_awaited(room)]:
+                    log.info("the signature key stays until we are back in %s", ", ".join(coming))
                     return self._progress()
                 device.switch_keys(context.now)
                 await self._own_entry.publish()  # the new key is listed first
@@ -110,18 +115,23 @@ class KeyRotation:
                 log.info("%s: the new key has to wait: %s", room.jid, error or "no answer")
 
         rooms = self._rooms.all.values()
-        await asyncio.gather(*(one(room) for room in rooms if room.is_member and room.live))
+        await asyncio.gather(*(one(room) for room in rooms if (room.is_member or room.partial) and room.live))
 
     def _waiting(self) -> list[str]:
         """The rooms that are to get our new key, or may still need the old one."""
         return [
             name
             for name, room in self._rooms.all.items()
-            if self._comes_back(room) or (not _is_gone(room) and room.group.sending.leaf_outdated)
+            if self._is_awaited(room) or (not _is_gone(room) and room.group.sending.leaf_outdated)
         ]
 
-    def _comes_back(self, room: EncryptedRoom) -> bool:
-        return not _is_gone(room) and room.group.join_requests.rest_on_key(self._context.now)
+    def _is_awaited(self, room: EncryptedRoom) -> bool:
+        """Whether the switch waits until we are back in a group."""
+        device = self._context.device
+        if not device.next_keys or device.prepared is None or _is_gone(room):
+            return False
+        patient = 0 <= self._context.now - device.prepared < PATIENCE
+        return patient and room.group.join_requests.rest_on_key
 
     def _progress(self) -> KeyRotated:
         waiting = set(self._waiting())

@@ -667,7 +667,8 @@ class EncryptedRoom:
         next start.
 
         If we are not in the room at the moment, leaving happens when we are, after a restart as well.  A room that is
-        :attr:`lost` is left at once.
+        :attr:`lost` is left at once, and so is one to whose group we do not come, or come back: nobody is asked to add
+        us any more.  If somebody does even so, we follow only after another invitation.
 
         The room itself stays, even if nobody is in the group any more; :meth:`destroy` ends it.
 
@@ -676,7 +677,7 @@ class EncryptedRoom:
 
         :param patience: seconds
         :param all_devices: False: only this device leaves
-        :raises UsageError: we are not in the group
+        :raises UsageError: we are not in the group, and do not wait for it
         :raises StoreError: the wish could not be stored
         """
         await self.leaving.leave(patience, all_devices=all_devices)

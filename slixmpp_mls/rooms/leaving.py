@@ -8,7 +8,8 @@
 
 A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another member commits the proposal.  Unless
 only this device leaves, it first commits the removal of its account's other devices, where the policy lets it: as
-proposals, one of those devices could commit ours without its own.  If the program is stopped meanwhile, or we are not
+proposals, one of those devices could commit ours without its own.  Who has lost the group, or waits for a Welcome, has
+nothing to propose, and just waits no longer.  If the program is stopped meanwhile, or we are not
 in the room, leaving continues when we are, after a restart as well.
 """
 
@@ -20,6 +21,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..client import RoomGroup
+from ..client.storage.records import MembershipState
 from ..errors import MLSError, NotPermitted
 from ..mls.structures.proposals import Remove
 from ..mls.tree.tree_math import LeafIndex
@@ -68,6 +70,10 @@ class Leaving:
                 await self._forget()
 
     async def _leave(self, patience: float, *, all_devices: bool) -> None:
+        if self._group.state in (MembershipState.INVITED, MembershipState.LOST):
+            await self._forget()
+            self._group.lifecycle.stop_waiting()
+            return
         if self._group.is_partial:  # only with the tree do we know who could remove us
             self._worker.whole_tree.require()
             with suppress(TimeoutError, MLSError):

@@ -242,8 +242,10 @@ class Rooms:
             raise UsageError("the reason has characters that XML cannot hold, such as control characters")
         await handle.muc.destroy(alternate, reason)
         await self.forget(handle)
-        if handle.group.is_member:
+        if handle.group.is_member or handle.group.is_partial:
             handle.group.lifecycle.give_up()
+        else:
+            handle.group.lifecycle.stop_waiting()
 
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all rooms for good, and delete their groups' keys."""

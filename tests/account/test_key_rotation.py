@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.account.device_list import read_devices
-from slixmpp_mls.account.key_rotation import OVERLAP, KeyRotation
+from slixmpp_mls.account.key_rotation import OVERLAP, PATIENCE, KeyRotation
 from slixmpp_mls.account.own_entry import OwnEntry
 from slixmpp_mls.errors import NoAnswer, RoomLost, UsageError
 from slixmpp_mls.key_packages.items import parse_key_package
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.testing import World
 
-from ..client.people import ALICE, three
+from ..client.people import ALICE, DAVE, three
 from ..services import Client
 from .test_devices import NoRooms
+
+COVEN = "coven@rooms.example"
 
 
 def parts(client: Client) -> KeyRotation:
@@ -61,9 +63,9 @@ async def test_a_room_that_does_not_exist_any_more_is_not_waited_for(reason: str
     """One that has banned us may let us in again, and then gets the new key."""
     client = Client(World().person(ALICE))
     lost = RoomLost("coven@rooms.example", reason)
-    requests = SimpleNamespace(rest_on_key=lambda now: False)
+    requests = SimpleNamespace(rest_on_key=False)
     old_key = SimpleNamespace(sending=SimpleNamespace(leaf_outdated=True), join_requests=requests)
-    room = SimpleNamespace(lost=lost, is_member=False, live=False, group=old_key, jid=lost.room)
+    room = SimpleNamespace(lost=lost, is_member=False, partial=False, live=False, group=old_key, jid=lost.room)
     rooms: Any = SimpleNamespace(all={lost.room: room})
     rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
     await OwnEntry(client.context).publish()
@@ -81,7 +83,7 @@ async def test_who_has_lost_a_group_comes_back_before_its_key_changes(gone: bool
     world.now += 100
     carol.ask()
     lost = RoomLost("coven@rooms.example", "destroyed") if gone else None
-    room = SimpleNamespace(lost=lost, is_member=False, live=False, group=carol.group, jid="coven@rooms.example")
+    room = SimpleNamespace(lost=lost, is_member=False, partial=False, live=False, group=carol.group, jid=COVEN)
     rooms: Any = SimpleNamespace(all={room.jid: room})
     client = Client(carol)
     rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
@@ -105,6 +107,70 @@ async def test_who_has_lost_a_group_comes_back_before_its_key_changes(gone: bool
     world.now += OVERLAP
     assert (await rotation.go_on()).finished
     assert world.agree()
+
+
+async def test_it_waits_a_week_for_a_group_that_does_not_take_us_back() -> None:
+    """Others decide whether they do; an old key that stays for ever would be worse."""
+    world, _, _, carol = three()
+    carol.events += carol.group.lifecycle.give_up("a gap")
+    room = SimpleNamespace(lost=None, is_member=False, partial=False, live=False, group=carol.group, jid=COVEN)
+    client = Client(carol)
+    rooms: Any = SimpleNamespace(all={COVEN: room})
+
+    def resumed() -> KeyRotation:
+        return KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+
+    await OwnEntry(client.context).publish()
+    (old,) = await keys(client)
+    await resumed().begin()
+    for when in (PATIENCE - 1, 1):
+        world.now += when
+        assert (await keys(client))[0] == old
+        progress = await resumed().go_on()
+    assert (await keys(client))[0] != old
+    assert (progress.waiting, progress.finished) == ((), False)
+    world.now += OVERLAP
+    assert (await resumed().go_on()).finished
+    assert client.device.prepared is None
+
+
+async def test_a_room_that_is_left_is_not_waited_for() -> None:
+    _, _, _, carol = three()
+    carol.events += carol.group.lifecycle.give_up("a gap")
+    room = SimpleNamespace(lost=None, is_member=False, partial=False, live=False, group=carol.group, jid=COVEN)
+    client = Client(carol)
+    rooms: Any = SimpleNamespace(all={COVEN: room})
+    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    await OwnEntry(client.context).publish()
+    (old,) = await keys(client)
+    assert (await rotation.begin()).waiting == (COVEN,)
+    carol.group.lifecycle.stop_waiting()
+    assert (await rotation.go_on()).waiting == ()
+    assert (await keys(client))[0] != old
+
+
+async def test_who_is_invited_does_not_wait_and_asks_again_with_the_new_key() -> None:
+    """Anybody can invite us, into a group that does not exist as well."""
+    world, alice, bob, _ = three()
+    dave = world.person(DAVE)
+    dave.group.lifecycle.expect_welcome(None, bob.group.mls.group_id)
+    dave.read()
+    (first,) = dave.ask()
+    client = Client(dave)
+    room = SimpleNamespace(lost=None, is_member=False, partial=False, live=False, group=dave.group, jid=COVEN)
+    rooms: Any = SimpleNamespace(all={COVEN: room})
+    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    await OwnEntry(client.context).publish()
+    requests = dave.group.join_requests
+    assert requests.asking_at(world.now) is None  # once in an epoch
+    assert (await rotation.begin()).waiting == ()
+    at = requests.asking_at(world.now)
+    assert at is not None
+    world.now = at
+    (second,) = dave.ask()
+    assert requests.asking_at(world.now) is None
+    new = dave.device.signature_key(alice.group.mls.suite).public
+    assert [new in each.payloads[0].data for each in (first, second)] == [False, True]
 
 
 @pytest.mark.parametrize("node", ["devices", "key_packages"])

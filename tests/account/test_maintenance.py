@@ -11,7 +11,7 @@ import pytest
 
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.storage.leaf_ages import LeafAge, RenewalSettings, fraction
-from slixmpp_mls.client.storage.records import SPENT
+from slixmpp_mls.client.storage.records import NEW_ROOM, OUTSIDE, ROOMS, SPENT, AskRecord, OutsideRecord, Spaces
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
@@ -226,6 +226,17 @@ class Directory:
         with self.store.transaction() as transaction:
             self.device.key_packages.use_up(transaction, bundle, self.now)
 
+    def request(self, room: str | None, when: int = NOW) -> KeyPackageBundle:
+        """The KeyPackage of a request to be added, and the room that waits for an answer."""
+        bundle = self.device.key_packages.make(CipherSuite.get(1), when)
+        with self.store.transaction() as transaction:
+            self.device.key_packages.keep_unpublished(transaction, bundle)
+            if room is not None:
+                ask = AskRecord(0, b"id", b"", bundle.reference, 0, 0)
+                transaction.put(ROOMS, room.encode(), NEW_ROOM.encode())
+                transaction.put(Spaces.of(room).outside, OUTSIDE, OutsideRecord(asks=(ask,)).encode())
+        return bundle
+
     def restart(self, **settings: Any) -> None:
         self.settings = replace(self.settings, **settings)
         self.device = Device(self.store, settings=self.settings)
@@ -343,7 +354,7 @@ def test_they_are_replaced_when_we_can_do_more_or_have_another_key() -> None:
     directory.restart(suites=(1, 3))
     assert directory.look() == (8, 4)
     assert not first & set(directory.items)
-    directory.device.prepare_keys()
+    directory.device.prepare_keys(NOW)
     assert directory.look() == (0, 0)
     directory.device.switch_keys(NOW)
     assert directory.look() == (8, 8)
@@ -358,9 +369,7 @@ def test_those_of_requests_are_kept_for_as_long_as_they_are_valid() -> None:
     """mls-recovery, "Rejoining": nobody may be there to answer for weeks."""
     directory = Directory()
     directory.look()
-    bundle = directory.device.key_packages.make(CipherSuite.get(1), NOW)
-    with directory.store.transaction() as transaction:
-        directory.device.key_packages.keep_unpublished(transaction, bundle)
+    bundle = directory.request("coven@rooms.example")
     for day in range(28):
         directory.look(NOW + day * DAY)
         directory.device.key_packages.forget_spent(directory.now)
@@ -372,6 +381,40 @@ def test_those_of_requests_are_kept_for_as_long_as_they_are_valid() -> None:
         assert (bundle.reference in directory.kept) is kept
     with directory.store.transaction() as transaction:
         assert directory.device.key_packages.is_spent(transaction, [bundle.reference])
+
+
+def test_those_of_requests_that_nobody_waits_for_any_more_are_kept_for_a_day() -> None:
+    """mls-recovery, "Rejoining": a room that is given up, in whatever way, does not keep the keys for weeks."""
+    directory = Directory()
+    waiting, ended = directory.request("coven@rooms.example"), directory.request(None)
+    for when, kept in ((NOW, True), (NOW + DAY, True), (NOW + DAY + 1, False)):
+        directory.look(when)
+        directory.device.key_packages.forget_spent(when)
+        assert (ended.reference in directory.kept) is kept
+        assert waiting.reference in directory.kept
+    with directory.store.transaction() as transaction:
+        assert directory.device.key_packages.is_spent(transaction, [ended.reference])
+
+
+def test_those_of_requests_that_a_wrong_clock_has_made_are_not_kept_for_years() -> None:
+    directory = Directory()
+    bundle = directory.request("coven@rooms.example", NOW + 3650 * DAY)
+    for when, kept in ((NOW, True), (NOW + DAY, True), (NOW + DAY + 1, False)):
+        directory.device.key_packages.forget_spent(when)
+        assert (bundle.reference in directory.kept) is kept
+
+
+def test_many_requests_displace_no_key_packages_of_the_directory() -> None:
+    """A bot that has lost all its rooms returns to them at the same time."""
+    directory = Directory()
+    directory.look()
+    used = directory.bundle()
+    directory.use(used)
+    bundles = [directory.request(None) for _ in range(600)]
+    with directory.store.transaction() as transaction:
+        directory.device.key_packages.withdraw(transaction, (each.reference for each in bundles), NOW)
+    assert used.reference in directory.kept
+    assert len(directory.kept & {each.reference for each in bundles}) == 512
 
 
 def test_used_ones_are_kept_for_as_long_as_the_settings_say() -> None:
@@ -460,7 +503,7 @@ def test_what_is_deleted_cannot_be_read_on_the_disk(tmp_path: Any) -> None:
     leaf_key = used.leaf_key.encode()
     assert leaf_key in on_disk()  # the present leaf's
     epoch_secrets = bob.group.mls.secrets.encode()
-    bob.device.prepare_keys()
+    bob.device.prepare_keys(bob.world.now)
     bob.device.switch_keys(world.now)
     bob.commit()
     world.settle()

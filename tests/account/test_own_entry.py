@@ -89,7 +89,7 @@ async def test_our_id_with_other_keys_later_is_a_conflict() -> None:
 async def test_keys_of_a_rotation_are_ours() -> None:
     client, own = entry()
     await own.publish()
-    client.device.prepare_keys()
+    client.device.prepare_keys(client.world.now)
     await own.publish()
     assert len((await listed(client)).keys) == 2
     client.device.switch_keys(NOW)

@@ -320,6 +320,23 @@ def test_a_forged_epoch_bars_no_lost_client(epoch: int, kind: ContentType) -> No
     assert world.agree()
 
 
+def test_an_epoch_that_stands_for_none_does_not_end_the_asking() -> None:
+    """A request for an earlier group of the room is for no epoch of the present one, whatever a stanza says."""
+    world, _, bob, _ = lost()
+    dave = world.person(DAVE)
+    group_id = bob.group.room_state.outside.group_id
+    dave.group.lifecycle.expect_welcome(None, b"another")
+    dave.group.join_requests.ask(world.now)
+    world.room.post([garbage(bob, 2, ContentType.COMMIT)], CAROL)
+    dave.read()
+    assert dave.group.room_state.outside.group_id == group_id
+    world.now += 100
+    assert dave.group.join_requests.asking_at(world.now) is not None
+    world.room.post([garbage(bob, 2**64 - 1, ContentType.APPLICATION)], CAROL)
+    dave.read()
+    assert dave.group.join_requests.asking_at(world.now) is not None
+
+
 # --- a client that was never a member -----------------------------------------------------------
 
 

@@ -111,6 +111,21 @@ def test_joining_reading_and_sending_before_the_tree_is_there() -> None:
     assert world.agree()
 
 
+def test_who_has_no_tree_sees_that_its_leaf_has_an_old_key() -> None:
+    """mls, "Replacing the Signature Key": the old key stays listed until each group has the new one."""
+    world, _, _, carol, place = joined()
+    assert not carol.group.sending.leaf_outdated
+    carol.device.prepare_keys(world.now)
+    carol.device.switch_keys(world.now)
+    assert carol.group.sending.leaf_outdated
+    complete(carol, place)
+    assert carol.group.sending.leaf_outdated
+    carol.commit()
+    world.settle()
+    assert not carol.group.sending.leaf_outdated
+    assert world.agree()
+
+
 def test_joining_a_post_quantum_group() -> None:
     """Its keys are long: the proofs of the inviter and of one joiner are there nevertheless."""
     suite = int(CipherSuiteId.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import RoomLost
+from slixmpp_mls.errors import RoomLost, UsageError
 from slixmpp_mls.testing import Participant, World
 
 from ..client.people import ALICE, BOB
@@ -67,6 +67,31 @@ async def test_the_last_member_goes_at_once(world: World) -> None:
     await asyncio.wait_for(alice.room.leave(), 60)
     assert not alice.rooms.all
     assert (group.state, muc.sent) == (MembershipState.OUT, [])
+
+
+@pytest.mark.parametrize("state", [MembershipState.INVITED, MembershipState.LOST])
+async def test_who_is_not_in_waits_no_longer(world: World, state: MembershipState) -> None:
+    """Nothing is left of the group, and requests to be added are over."""
+    alice, (bob,) = await leaver(world, BOB)
+    group = alice.room.group
+    await alice.room.send("so foul and fair a day")
+    world.room.lose()
+    group.lifecycle.give_up("a gap" if state is MembershipState.LOST else None)
+    if state is MembershipState.INVITED:
+        group.lifecycle.expect_welcome(None, bob.group.mls.group_id)
+    group.join_requests.ask(world.now)
+    assert group.state is state
+    await asyncio.wait_for(alice.room.leave(), 60)
+    assert not alice.rooms.all
+    assert (group.state, group.room_state.outside.asks) == (MembershipState.OUT, ())
+    assert not group.room_state.return_keys
+    assert group.room_state.known() is None
+    assert not group.outstanding_ids()
+    with pytest.raises(UsageError):
+        group.join_requests.ask(world.now)
+    alice.person.restart()
+    assert alice.person.group.state is MembershipState.OUT
+    assert not alice.person.group.room_state.return_keys
 
 
 async def test_outside_of_the_room_the_wish_waits_and_a_restart_keeps_it(world: World) -> None:

@@ -33,6 +33,7 @@ _DEVICE = "device"
 _VOUCHERS = b"vouchers"  # with the TLS SignatureScheme
 _SMALL_KEY = 256  # octets: keys and signatures of all schemes but ML-DSA are shorter
 _KEY, _NEXT, _FORMER = b"key", b"next", b"former"  # with the TLS SignatureScheme
+_PREPARED = b"prepared"  # the time, 8 octets
 
 
 class Device:
@@ -64,6 +65,8 @@ class Device:
         self._former_keys: dict[int, bytes] = {}
         self.switched: int | None = None
         """Time at which our signature keys were replaced, while groups may still have the former ones."""
+        self.prepared: int | None = None
+        """Time at which the change of our signature keys began, if one is in progress."""
         with store.transaction() as transaction:
             octets = transaction.get(_DEVICE, b"id")
             if octets is None:
@@ -103,6 +106,8 @@ class Device:
         self._signature_keys[suite.signature_scheme] = key
 
     def _open_rotation(self, transaction: Transaction) -> None:
+        if (octets := transaction.get(_DEVICE, _PREPARED)) is not None:
+            self.prepared = int.from_bytes(octets, "big")
         for suite in {each.signature_scheme: each for each in map(CipherSuite.get, self.suites)}.values():
             name = suite.signature_scheme.to_bytes(2, "big")
             if (octets := transaction.get(_DEVICE, _NEXT + name)) is not None:
@@ -127,12 +132,13 @@ class Device:
 
     # --- keys ----------------------------------------------------------------------------------
 
-    def prepare_keys(self) -> None:
+    def prepare_keys(self, now: int) -> None:
         """Begin a change of our signature keys: generate and store the new keys, which are not used yet.
 
         The store records each step, so that a change is resumed after a crash; see
         :mod:`slixmpp_mls.account.key_rotation`.
 
+        :param now: seconds since the Unix epoch
         :raises UsageError: the present keys are certified, so an authority must certify the new ones first
         :raises StoreError: nothing has changed
         """
@@ -146,6 +152,10 @@ class Device:
                 if octets is None:
                     made[scheme] = suite.generate_signature_key(self.random)
                     transaction.put(_DEVICE, _NEXT + scheme.to_bytes(2, "big"), made[scheme].encode())
+            if made:
+                transaction.put(_DEVICE, _PREPARED, now.to_bytes(8, "big"))
+        if made:
+            self.prepared = now
         self._next_keys |= made
 
     def switch_keys(self, now: int) -> None:
@@ -174,8 +184,9 @@ class Device:
         present = {key.public for key in self._signature_keys.values()}
         with self.store.transaction() as transaction:
             transaction.delete_prefix(_DEVICE, _FORMER)
+            transaction.delete(_DEVICE, _PREPARED)
             self.key_packages.forget_others(transaction, present)
-        self._former_keys, self.switched = {}, None
+        self._former_keys, self.switched, self.prepared = {}, None, None
 
     @property
     def next_keys(self) -> dict[int, bytes]:

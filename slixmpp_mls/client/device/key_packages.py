@@ -27,12 +27,22 @@ from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKe
 from ...policy import DeviceVouchers, derive_return_key, refuse_leaf_of_0_1
 from ...stanza.code_points import REMOVED_CLIENTS
 from ...store.interface import Store, Transaction
-from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, SPENT, KeyPackageRecord, SpentRecord
+from ..storage.records import (
+    KEY_PACKAGE_ITEMS,
+    KEY_PACKAGES,
+    OUTSIDE,
+    ROOMS,
+    SPENT,
+    KeyPackageRecord,
+    OutsideRecord,
+    Spaces,
+    SpentRecord,
+)
 
 __all__ = ["KeyPackagePlan", "KeyPackageSettings", "OwnKeyPackages", "PublishedKeyPackage", "open_key_package"]
 
-_UNUSED, _USED, _OUTSIDE_LIFETIME, _SPENT, _REQUESTED = 0, 1, 2, 3, 4  # KeyPackageRecord.used
-_MAX_SPENT = 64  # whose private keys are kept; the oldest go first
+_UNUSED, _USED, _OUTSIDE_LIFETIME, _SPENT, _REQUESTED, _WITHDRAWN = range(6)  # KeyPackageRecord.used
+_MOST = {_SPENT: 64, _WITHDRAWN: 512}  # whose private keys are kept; the oldest go first
 _MAX_NOTED = 1024  # of which we remember that they were used
 _NOTED_FOR = 30 * DAY  # after the end of the lifetime: we may have been away when a leaf of it came into a group
 
@@ -210,7 +220,7 @@ class OwnKeyPackages:
         """Seconds for which the keys of a KeyPackage that is no longer offered are kept."""
         if record.used == _USED:
             return self.settings.grace
-        return max(DAY, self.settings.spent) if record.used == _SPENT else DAY
+        return max(DAY, self.settings.spent) if record.used in _MOST else DAY
 
     def _records(self, transaction: Transaction) -> Iterator[tuple[bytes, KeyPackageRecord, KeyPackageBundle]]:
         """Those of cipher suites that are supported."""
@@ -247,20 +257,29 @@ class OwnKeyPackages:
 
     def use_up(self, transaction: Transaction, bundle: KeyPackageBundle, now: int) -> None:
         """Offer a KeyPackage no more that has been used to add us, and fix when its private keys go (RFC 9420 16.8)."""
+        used = _USED if bundle.last_resort else _SPENT
+        self._end(transaction, bundle, used, now)
+        self._limit(transaction, used)
+
+    def _end(self, transaction: Transaction, bundle: KeyPackageBundle, used: int, now: int) -> None:
         self._note_spent(transaction, bundle)
-        kept, used = (self.settings.grace, _USED) if bundle.last_resort else (self.settings.spent, _SPENT)
+        kept = self.settings.grace if used == _USED else self.settings.spent
         if not kept:
             transaction.delete(KEY_PACKAGES, bundle.reference)
             return
         before = transaction.get(KEY_PACKAGES, bundle.reference)
-        if before is not None and KeyPackageRecord.decode(before).used == used:
+        if before is not None and KeyPackageRecord.decode(before).used in (used, _WITHDRAWN):
             return  # it was used before: its time does not begin anew
         until = min(_lifetime(bundle).not_after, now + kept)
         transaction.put(KEY_PACKAGES, bundle.reference, KeyPackageRecord(bundle.encode(), until, used).encode())
-        records = ((name, KeyPackageRecord.decode(value)) for name, value in transaction.items(KEY_PACKAGES))
-        spent = sorted((each.delete_after, name) for name, each in records if each.used == _SPENT)
-        for _, reference in spent[:-_MAX_SPENT]:
-            transaction.delete(KEY_PACKAGES, reference)
+
+    @staticmethod
+    def _limit(transaction: Transaction, used: int) -> None:
+        if used in _MOST:
+            records = ((name, KeyPackageRecord.decode(value)) for name, value in transaction.items(KEY_PACKAGES))
+            ended = sorted((each.delete_after, name) for name, each in records if each.used == used)
+            for _, reference in ended[: -_MOST[used]]:
+                transaction.delete(KEY_PACKAGES, reference)
 
     def _note_spent(self, transaction: Transaction, bundle: KeyPackageBundle) -> None:
         noted = sorted((value, reference) for reference, value in transaction.items(SPENT))
@@ -296,24 +315,28 @@ class OwnKeyPackages:
     def forget_spent(self, now: int) -> None:
         """Delete the private keys of used KeyPackages whose time is over, whether the directory can be reached or not.
 
-        Those of requests are kept for another day when they seem to expire, as if they had been used then.  A clock
-        that is wrong for less than a day destroys nothing.
+        Those of requests are kept for another day when their room waits for no answer any more, when they seem to
+        expire, or if the clock was ahead when they were made.  A clock that is wrong for less than a day destroys
+        nothing.
 
         :param now: seconds since the Unix epoch
         :raises StoreError: nothing has changed
         """
         with self._store.transaction() as transaction:
+            waiting = _in_requests(transaction)
             for reference, value in list(transaction.items(KEY_PACKAGES)):
                 record = KeyPackageRecord.decode(value)
-                if now <= record.delete_after:
-                    continue
-                if record.used in (_USED, _SPENT):
+                if record.used in (_USED, *_MOST) and now > record.delete_after:
                     transaction.delete(KEY_PACKAGES, reference)
                 elif record.used == _REQUESTED:
-                    if (bundle := self.find(transaction, (reference,))) is not None:
-                        self._note_spent(transaction, bundle)
-                    expired = replace(record, delete_after=now + DAY, used=_SPENT)
-                    transaction.put(KEY_PACKAGES, reference, expired.encode())
+                    bundle = self.find(transaction, (reference,))
+                    early = bundle is not None and now < _lifetime(bundle).not_before - self._parameters.clock_tolerance
+                    if early or reference not in waiting or now > record.delete_after:
+                        if bundle is not None:
+                            self._note_spent(transaction, bundle)
+                        ended = replace(record, delete_after=now + DAY, used=_WITHDRAWN)
+                        transaction.put(KEY_PACKAGES, reference, ended.encode())
+            self._limit(transaction, _WITHDRAWN)
             for reference, value in list(transaction.items(SPENT)):
                 if now > SpentRecord.read(value).until + _NOTED_FOR:
                     transaction.delete(SPENT, reference)
@@ -349,11 +372,22 @@ class OwnKeyPackages:
         for reference in references:
             bundle = self.find(transaction, (reference,))
             if bundle is not None:
-                self.use_up(transaction, bundle, now)
+                self._end(transaction, bundle, _WITHDRAWN, now)
+        self._limit(transaction, _WITHDRAWN)
 
     def _record(self, bundle: KeyPackageBundle) -> KeyPackageRecord:
         until = _lifetime(bundle).not_after + self._parameters.clock_tolerance
         return KeyPackageRecord(bundle.encode(), until, _UNUSED)
+
+
+def _in_requests(transaction: Transaction) -> set[bytes]:
+    """The KeyPackageRefs in requests to be added to which a room of ours may get an answer."""
+    waiting: set[bytes] = set()
+    for room, _ in transaction.items(ROOMS):
+        value = transaction.get(Spaces.of(room.decode()).outside, OUTSIDE)
+        if value is not None:
+            waiting.update(ask.reference for ask in OutsideRecord.decode(value).asks)
+    return waiting
 
 
 def _lifetime(bundle: KeyPackageBundle) -> Lifetime:

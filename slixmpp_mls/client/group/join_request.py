@@ -71,17 +71,13 @@ class JoinRequests:
         outside = self._state.outside
         return outside.epoch if outside.known and (self._state.membership is None or self._state.coming_back) else None
 
-    def rest_on_key(self, now: int) -> bool:
-        """Whether our way into the group needs the signature key that we have now (mls-policy, "Proofs of Admission").
+    @property
+    def rest_on_key(self) -> bool:
+        """Whether our way into the group needs the signature key that we have now.
 
-        A return is proved with the key of the leaf that we have lost, and a request that waits names its sender's.
-
-        :param now: seconds since the Unix epoch
+        mls-policy, "Proofs of Admission": a return is proved with the key of the leaf that we have lost.
         """
-        standing = self._state.standing
-        if standing is MembershipState.LOST or self._state.coming_back:
-            return True
-        return standing is MembershipState.INVITED and any(now < ask.until for ask in self._state.outside.asks)
+        return self._state.standing is MembershipState.LOST or self._state.coming_back
 
     # --- observing -----------------------------------------------------------------------------
 
@@ -99,6 +95,8 @@ class JoinRequests:
                     check_consistency(payload)
             except PeerError:
                 continue
+            if payload.epoch == _LAST_EPOCH:
+                continue  # no group comes that far, and here it stands for none
             begins = payload.epoch == 0 and any(
                 isinstance(beside, elements.Welcome | elements.WelcomeLocation) and beside.group == payload.group
                 for beside in incoming.payloads
@@ -122,7 +120,7 @@ class JoinRequests:
             seen = replace(seen, missed=seen.missed + 1)
         epoch = payload.epoch
         if isinstance(payload, elements.AnyCommit):
-            if epoch == _LAST_EPOCH or (seen.known == Known.SEEN and epoch < seen.epoch):
+            if seen.known == Known.SEEN and epoch < seen.epoch:
                 return seen  # it came second, or late
             return replace(seen, epoch=epoch + 1, known=Known.SEEN)
         in_vain = any(ask.epoch == seen.epoch and ask.arrived for ask in seen.asks)
@@ -150,12 +148,21 @@ class JoinRequests:
         outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.coming_back
         if not outside or not seen.known or not self._suites():
             return None
-        if any(ask.epoch == seen.epoch and now < ask.until and self._has_vouchers(ask, now) for ask in seen.asks):
+        if any(ask.epoch == seen.epoch and self._is_present(ask, now) for ask in seen.asks):
             return None
         return self.may_try_at(now)
 
-    def _has_vouchers(self, ask: AskRecord, now: int) -> bool:
-        """Whether a request carries a voucher, if we have one: perhaps a device has vouched for us since."""
+    def _is_present(self, ask: AskRecord, now: int) -> bool:
+        """Whether a request is as we would make it: it is valid, has our signature key, and a voucher if we have one.
+
+        The clock may have been ahead when it was made, our key replaced since, or a device may have vouched for us.
+        """
+        longest = self._device.settings.lifetime + self._device.parameters.clock_tolerance
+        if not now < ask.until <= now + longest:
+            return False
+        suites = map(CipherSuite.get, self._suites())
+        if not any(self._device.signature_key(suite).public in ask.message for suite in suites):
+            return False
         found = [voucher for suite in self._suites() for voucher in self._device.vouchers(CipherSuite.get(suite), now)]
         return not found or any(voucher.encode() in ask.message for voucher in found)
 

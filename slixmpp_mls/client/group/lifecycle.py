@@ -285,11 +285,11 @@ class Lifecycle:
             self._become(MembershipState.INVITED)
 
     def stop_waiting(self) -> None:
-        """Stop waiting for a Welcome.
+        """Stop waiting for a Welcome, or for the way back into a group that we have lost, whose last keys go.
 
         :raises StoreError: nothing has changed
         """
-        if self._state.standing is MembershipState.INVITED:
+        if self._state.standing in (MembershipState.INVITED, MembershipState.LOST):
             self._stay_out()
 
     def _stay_out(self) -> None:
@@ -300,12 +300,15 @@ class Lifecycle:
         state = self._state
         with state.change() as change:
             change.expect_nothing()
+            change.end_membership(Evidence.NO_STATE, keep_messages=False)
+            change.delete_entry()
+            change.put_return_keys(0, ())
+            change.forget_known()
+            change.put_outside(state.outside.pace())
             if state.record.joined or state.record.group_id:
                 change.put_record(replace(state.record, state=MembershipState.OUT))
             else:
                 change.delete_record()
-                change.forget_known()
-                change.put_outside(state.outside.pace())
 
     def _become(self, standing: MembershipState) -> None:
         with self._state.change() as change:

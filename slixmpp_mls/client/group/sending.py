@@ -337,8 +337,12 @@ class Sending:
     def leaf_outdated(self) -> bool:
         """Whether our leaf's credential, signature key or list of cipher suites differs from the device's present one.
 
-        The next Commit of ours replaces it.
+        The next Commit of ours replaces it.  Of a partial member, which cannot make one, only the key is looked at.
         """
+        if (partial := self._state.partial) is not None:
+            group = partial.group
+            ours = group.suite.id in self._device.suites
+            return ours and group.own_leaf.signature_key != self._device.signature_key(group.suite).public
         membership = self._state.membership
         return membership is not None and self._new_leaf(membership.group) is not None
 

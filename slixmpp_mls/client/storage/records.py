@@ -160,7 +160,7 @@ class KeyPackageRecord(Struct):
     a KeyPackage that is offered.  It is 1 for one of last resort that has been used: it is no longer offered, and kept
     for Welcomes in transit.  It is 2 for one outside its lifetime by our clock: it is kept for another day, in which
     the clock may be corrected.  It is 3 for any other that has been used, which is kept for another Welcome with it.
-    It is 4 for one in a request to be added, which is never offered.
+    It is 4 for one in a request to be added, which is never offered, and 5 when that request has ended.
     """
 
     secret: ClassVar[bool] = True

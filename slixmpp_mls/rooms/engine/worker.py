@@ -298,6 +298,8 @@ class RoomWorker:
         await self.stop()
         if self._group.is_member or self._group.is_partial:
             self._group.lifecycle.give_up()
+        else:
+            self._group.lifecycle.stop_waiting()
 
     async def stop(self) -> None:
         """Leave the room; the group's state stays."""
