@@ -92,7 +92,8 @@ class KeyRotation:
             context, device = self._context, self._context.device
             if device.next_keys:
                 await self._own_entry.publish()
-                if coming := [room.jid for room in self._rooms.all.values() if self._is_awaited(room)]:
+                rooms = self._rooms.all.values()
+                if coming := [room.jid for room in rooms if self._is_awaited(room) and not _is_gone(room)]:
                     log.info("the signature key stays until we are back in %s", ", ".join(coming))
                     return self._progress()
                 device.switch_keys(context.now)
@@ -114,24 +115,29 @@ class KeyRotation:
             except (MLSError, TimeoutError) as error:
                 log.info("%s: the new key has to wait: %s", room.jid, error or "no answer")
 
-        rooms = self._rooms.all.values()
-        await asyncio.gather(*(one(room) for room in rooms if (room.is_member or room.partial) and room.live))
+        rooms = [room for room in self._rooms.all.values() if room.live and _moves(room)]
+        await asyncio.gather(*map(one, rooms))
 
     def _waiting(self) -> list[str]:
         """The rooms that are to get our new key, or may still need the old one."""
         return [
             name
             for name, room in self._rooms.all.items()
-            if self._is_awaited(room) or (not _is_gone(room) and room.group.sending.leaf_outdated)
+            if not _is_gone(room)
+            and (self._is_awaited(room) or (room.group.sending.leaf_outdated and self._may_move(room)))
         ]
 
     def _is_awaited(self, room: EncryptedRoom) -> bool:
         """Whether the switch waits until we are back in a group."""
         device = self._context.device
-        if not device.next_keys or device.prepared is None or _is_gone(room):
-            return False
-        patient = 0 <= self._context.now - device.prepared < PATIENCE
-        return patient and room.group.join_requests.rest_on_key
+        return bool(device.next_keys) and room.group.join_requests.rest_on_key and self._is_patient(device.prepared)
+
+    def _may_move(self, room: EncryptedRoom) -> bool:
+        """Whether an outdated leaf may still get the new key: by a Commit of ours, or after our return."""
+        return _moves(room) or self._is_patient(self._context.device.switched)
+
+    def _is_patient(self, since: int | None) -> bool:
+        return since is not None and 0 <= self._context.now - since < PATIENCE
 
     def _progress(self) -> KeyRotated:
         waiting = set(self._waiting())
@@ -142,6 +148,11 @@ class KeyRotation:
             tuple(sorted(waiting)),
             self._context.device.switched is None and not self._context.device.next_keys,
         )
+
+
+def _moves(room: EncryptedRoom) -> bool:
+    """Whether our leaf in the room's group gets the new key by a Commit of ours, and not after our return."""
+    return room.group.sending.leaf_outdated and not room.group.join_requests.rest_on_key
 
 
 def _is_gone(room: EncryptedRoom) -> bool:

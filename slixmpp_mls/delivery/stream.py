@@ -163,7 +163,8 @@ class Stream:
 
     def _stopped(self, _: object) -> None:
         self.online = False
-        self._withdraw()
+        for stanza in list(self._queued.values()):
+            self._withdraw(stanza)
         self._fail_pending()
         for room in list(self._rooms.values()):
             room.stream_stopped()
@@ -179,10 +180,10 @@ class Stream:
             self.limit,
         )
 
-    def _withdraw(self) -> None:
-        for name, stanza in self._queued.items():
-            self._withdrawn[name] = stanza
-        self._queued.clear()
+    def _withdraw(self, stanza: StanzaBase) -> None:
+        """Do not write a stanza that is still in slixmpp's queue: nobody waits for what becomes of it any more."""
+        if self._queued.pop(id(stanza), None) is not None:
+            self._withdrawn[id(stanza)] = stanza
 
     def _fail_pending(self) -> None:
         for future in [*self._pending, *self._writing.values()]:
@@ -214,6 +215,7 @@ class Stream:
             raise translated(to, error) from None
         finally:
             self._pending.discard(future)
+            self._withdraw(iq)
         xml: Element = answer.xml
         return xml
 
@@ -254,10 +256,10 @@ class Stream:
             async with asyncio.timeout(TIMEOUT):
                 await future
         except TimeoutError:
-            self._withdrawn[id(message)] = message
             raise NoAnswer("the client's send queue does not move") from None
         finally:
             self._writing.pop(id(message), None)
+            self._withdraw(message)
 
     def put(self, stanza: Message | Presence) -> None:
         """Send a stanza, unless the stream ends before it is written."""

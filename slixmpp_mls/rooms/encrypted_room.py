@@ -58,6 +58,9 @@ class Registry(Protocol):
     def forget(self, room: EncryptedRoom) -> Awaitable[None]:
         """Stop reading a room."""
 
+    def abandon(self, room: EncryptedRoom) -> Awaitable[None]:
+        """Wait no longer for a way into a room's group, and stop reading the room."""
+
     def discard(self, room: EncryptedRoom, alternate: str | None, reason: str | None) -> Awaitable[None]:
         """See :meth:`EncryptedRoom.destroy`."""
 
@@ -100,7 +103,7 @@ class EncryptedRoom:
         """The messages that other messages can refer to."""
         self._signals = Signals(worker.parts, self.references)
         self.membership = MembershipChanges(worker.parts, worker.committer, worker.post_commit)
-        self.leaving = Leaving(worker, lambda: registry.forget(self))
+        self.leaving = Leaving(worker, lambda: registry.forget(self), lambda: registry.abandon(self))
         self._policy_change = PolicyChange(worker.parts.group, worker.checks, worker.committer)
         self._epochs = EpochHistory()
         self.invited: AddResult | None = None

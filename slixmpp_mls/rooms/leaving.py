@@ -37,14 +37,18 @@ class Leaving:
     """Leaving one room.
 
     :param forget: stops reading the room
+    :param abandon: stops waiting for a way into the group, and reading the room
     """
 
-    def __init__(self, worker: RoomWorker, forget: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, worker: RoomWorker, forget: Callable[[], Awaitable[None]], abandon: Callable[[], Awaitable[None]]
+    ) -> None:
         self._worker = worker
         self._parts = worker.parts
         self._group = worker.parts.group
         self._progress = worker.progress
         self._forget = forget
+        self._abandon = abandon
         self._busy = asyncio.Lock()
 
     def go_on(self) -> None:
@@ -70,9 +74,12 @@ class Leaving:
                 await self._forget()
 
     async def _leave(self, patience: float, *, all_devices: bool) -> None:
+        if self._group.external_commits.waits and self._parts.muc.inside:  # it may have brought us in
+            with suppress(TimeoutError, MLSError):
+                async with asyncio.timeout(patience):
+                    await self._progress.until(lambda: not self._group.external_commits.waits)
         if self._group.state in (MembershipState.INVITED, MembershipState.LOST):
-            await self._forget()
-            self._group.lifecycle.stop_waiting()
+            await self._abandon()
             return
         if self._group.is_partial:  # only with the tree do we know who could remove us
             self._worker.whole_tree.require()

@@ -234,6 +234,17 @@ class Rooms:
         await handle.worker.stop()
         handle.references.close()
 
+    async def abandon(self, handle: EncryptedRoom) -> None:
+        """Wait no longer for a Welcome, or for the way back into a group that we have lost, and stop reading its room.
+
+        :raises StoreError: the wish could not be stored
+        """
+        async with self._one_at_a_time(handle.jid):
+            handle.group.lifecycle.want_out()  # first: no Welcome that is read meanwhile counts
+            await self.forget(handle)
+            if handle.group.is_member or handle.group.is_partial:  # it had been examined before
+                handle.group.lifecycle.give_up()
+
     async def discard(self, handle: EncryptedRoom, alternate: str | None = None, reason: str | None = None) -> None:
         """Destroy a room, and delete its group's keys; see :meth:`EncryptedRoom.destroy`."""
         if alternate is not None:
@@ -245,7 +256,7 @@ class Rooms:
         if handle.group.is_member or handle.group.is_partial:
             handle.group.lifecycle.give_up()
         else:
-            handle.group.lifecycle.stop_waiting()
+            handle.group.lifecycle.want_out()
 
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all rooms for good, and delete their groups' keys."""
@@ -547,7 +558,7 @@ class Rooms:
             try:
                 await handle.worker.start()
             except DeliveryError:
-                if not (handle.group.is_member or handle.group.is_partial):
+                if handle.group.state is MembershipState.INVITED:
                     handle.group.lifecycle.stop_waiting()
                     del self._rooms[room]
                 raise

@@ -144,7 +144,7 @@ async def test_a_room_that_is_left_is_not_waited_for() -> None:
     await OwnEntry(client.context).publish()
     (old,) = await keys(client)
     assert (await rotation.begin()).waiting == (COVEN,)
-    carol.group.lifecycle.stop_waiting()
+    carol.group.lifecycle.want_out()
     assert (await rotation.go_on()).waiting == ()
     assert (await keys(client))[0] != old
 

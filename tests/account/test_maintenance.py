@@ -396,6 +396,18 @@ def test_those_of_requests_that_nobody_waits_for_any_more_are_kept_for_a_day() -
         assert directory.device.key_packages.is_spent(transaction, [ended.reference])
 
 
+@pytest.mark.parametrize("key", [b"coven@rooms.example", b"\xff"])
+def test_where_a_room_cannot_be_read_no_request_counts_as_ended(key: bytes) -> None:
+    directory = Directory()
+    ended = directory.request(None)
+    with directory.store.transaction() as transaction:
+        transaction.put(ROOMS, key, b"")
+        transaction.put(Spaces.of("coven@rooms.example").outside, OUTSIDE, b"of another version")
+    directory.device.key_packages.forget_spent(NOW)
+    directory.device.key_packages.forget_spent(NOW + 2 * DAY)
+    assert ended.reference in directory.kept
+
+
 def test_those_of_requests_that_a_wrong_clock_has_made_are_not_kept_for_years() -> None:
     directory = Directory()
     bundle = directory.request("coven@rooms.example", NOW + 3650 * DAY)

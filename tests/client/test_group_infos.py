@@ -409,6 +409,48 @@ def test_a_commit_of_who_vouches_that_has_lost_leads_nobody_in(first: str) -> No
     assert world.agree()
 
 
+def shown_by(person: Participant) -> elements.GroupInfo:
+    group = person.group.mls
+    return elements.GroupInfo(group.group_id, group.epoch, group.group_info())
+
+
+def unsent(person: Participant) -> elements.GroupInfo:
+    """The GroupInfo beside a Commit that a member makes now, and that comes second."""
+    group = person.group.mls
+    bundle = group.finish_commit(group.draft_commit((), now=person.world.now, by_reference=()))
+    after = bundle.staged.next
+    assert isinstance(after, Group)
+    return elements.GroupInfo(group.group_id, group.epoch + 1, after.group_info())
+
+
+@pytest.mark.parametrize("race", [True, False])
+def test_what_stood_there_before_its_epoch_could_begin_comes_before_nobody(race: bool) -> None:
+    """mls-recovery, "Which GroupInfo": a member without rights could fill the room with them in advance."""
+    world, _, bob, carol = ruled(external_joins=ExternalJoins.ANYBODY)
+    fresh = fresh_device(world, bob)
+    world.settle()
+    before, rival = shown_by(bob), unsent(carol)
+    bob.commit()
+    world.settle()
+    order, last = [before, rival] if race else [rival, before], shown_by(bob)
+    (way,), _ = fresh.group.group_infos.ways_in(list(enumerate([*order, last])), world.now)
+    assert way.group_info == (rival if race else last)
+
+
+def test_what_follows_the_first_of_an_epoch_is_found_before_the_second() -> None:
+    world, alice, bob, _ = ruled(external_joins=ExternalJoins.ANYBODY)
+    fresh = fresh_device(world, bob)
+    world.settle()
+    late = unsent(bob)
+    found = [shown_by(bob)]
+    for _ in range(2):
+        alice.commit()
+        world.settle()
+        found.append(shown_by(alice))
+    (way,), _ = fresh.group.group_infos.ways_in(list(enumerate([*found, late])), world.now)
+    assert way.group_info == found[-1]
+
+
 def test_without_either_a_new_device_takes_an_administrators_word() -> None:
     """The first one that an account with all rights has signed; the caller asks the Authentication Service about it."""
     world, alice, bob, carol = ruled(external_joins=ExternalJoins.ANYBODY)

@@ -316,6 +316,27 @@ def test_no_way_leads_into_an_epoch_that_we_have_been_in() -> None:
     check_is_new(parts.state, group.group_id, group.epoch + 1)
 
 
+def test_who_fails_to_make_a_group_where_it_has_lost_one_has_still_lost_it() -> None:
+    """That there is one already is no evidence by which its keys may go (``docs/deletion-of-keys.md``)."""
+    world, alice, bob, _ = three()
+    bob.events += bob.group.lifecycle.give_up("a gap")
+    keys = bob.group.room_state.return_keys
+    bob.group.lifecycle.begin_creation()
+    bob.restart()
+    bob.group.lifecycle.end_creation()
+    assert bob.group.state is MembershipState.LOST
+    assert [each.public for each in bob.group.room_state.return_keys] == [each.public for each in keys]
+    assert bob.group.room_state.known() is not None
+    world.now += 100
+    bob.read()
+    bob.ask()
+    world.settle()
+    alice.commit()
+    world.settle()
+    assert bob.group.is_member
+    assert world.agree()
+
+
 def test_founding_and_waiting_are_states_of_their_own() -> None:
     parts = Parts(World().person(DAVE))
     assert not parts.lifecycle.begin_creation()

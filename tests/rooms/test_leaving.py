@@ -94,6 +94,24 @@ async def test_who_is_not_in_waits_no_longer(world: World, state: MembershipStat
     assert not alice.person.group.room_state.return_keys
 
 
+async def test_a_welcome_that_comes_while_we_stop_waiting_brings_nobody_in(world: World) -> None:
+    alice, (bob,) = await leaver(world, BOB)
+    group, muc = alice.room.group, alice.muc
+    group.lifecycle.give_up("a gap")
+    world.now += 100
+    world.settle()
+    for outgoing in group.join_requests.ask(world.now):
+        alice.person.post(outgoing)
+    world.settle()
+    bob.commit()
+    leaving = asyncio.create_task(alice.room.leave())
+    await asyncio.sleep(0)
+    world.room.deliver_all()  # the reader has not stopped yet
+    await asyncio.wait_for(leaving, 60)
+    assert bob.group.roster.has(ALICE)
+    assert (group.state, muc.inside, dict(alice.rooms.all)) == (MembershipState.OUT, False, {})
+
+
 async def test_outside_of_the_room_the_wish_waits_and_a_restart_keeps_it(world: World) -> None:
     alice, (bob,) = await leaver(world, BOB)
     alice.muc.interrupt()

@@ -170,6 +170,23 @@ async def test_a_room_that_lets_nobody_in_is_not_waited_for(world: World, after:
     assert not dave.rooms._entering
 
 
+async def test_a_room_that_lets_us_in_no_more_does_not_end_the_way_back(world: World) -> None:
+    """Keys go on proof, or because our own user wants it; what the room's server says is neither."""
+    alice, _ = await met(world)
+    alice.room.group.lifecycle.give_up("a gap")
+    await alice.rooms.forget(alice.room)
+    handle = alice.rooms._handle(world.room.jid)
+    assert isinstance(handle.muc, FakeMUC)
+    handle.muc.refuses = NotPermitted("banned")
+    with pytest.raises(NotPermitted):
+        await alice.rooms.follow(world.room.jid, None)
+    assert handle.group.state is MembershipState.LOST
+    assert handle.group.room_state.return_keys
+    assert handle.group.room_state.known() is not None
+    await handle.leaving.leave(0.01, all_devices=False)
+    assert not handle.group.room_state.return_keys
+
+
 def added(world: World) -> tuple[Bot, str, str]:
     """Dave, whom Alice has added, and the places in the archive before and after that."""
     alice, _ = world.group(ALICE, BOB)

@@ -37,6 +37,7 @@ from ..storage.records import (
     OutsideRecord,
     Spaces,
     SpentRecord,
+    room_of,
 )
 
 __all__ = ["KeyPackagePlan", "KeyPackageSettings", "OwnKeyPackages", "PublishedKeyPackage", "open_key_package"]
@@ -331,11 +332,12 @@ class OwnKeyPackages:
                 elif record.used == _REQUESTED:
                     bundle = self.find(transaction, (reference,))
                     early = bundle is not None and now < _lifetime(bundle).not_before - self._parameters.clock_tolerance
-                    if early or reference not in waiting or now > record.delete_after:
+                    ended = waiting is not None and reference not in waiting
+                    if early or ended or now > record.delete_after:
                         if bundle is not None:
                             self._note_spent(transaction, bundle)
-                        ended = replace(record, delete_after=now + DAY, used=_WITHDRAWN)
-                        transaction.put(KEY_PACKAGES, reference, ended.encode())
+                        withdrawn = replace(record, delete_after=now + DAY, used=_WITHDRAWN)
+                        transaction.put(KEY_PACKAGES, reference, withdrawn.encode())
             self._limit(transaction, _WITHDRAWN)
             for reference, value in list(transaction.items(SPENT)):
                 if now > SpentRecord.read(value).until + _NOTED_FOR:
@@ -380,13 +382,20 @@ class OwnKeyPackages:
         return KeyPackageRecord(bundle.encode(), until, _UNUSED)
 
 
-def _in_requests(transaction: Transaction) -> set[bytes]:
-    """The KeyPackageRefs in requests to be added to which a room of ours may get an answer."""
+def _in_requests(transaction: Transaction) -> set[bytes] | None:
+    """The KeyPackageRefs in requests to be added to which a room of ours may get an answer.
+
+    None if a room cannot be read: another version may have written it.
+    """
     waiting: set[bytes] = set()
-    for room, _ in transaction.items(ROOMS):
-        value = transaction.get(Spaces.of(room.decode()).outside, OUTSIDE)
-        if value is not None:
-            waiting.update(ask.reference for ask in OutsideRecord.decode(value).asks)
+    for key, _ in transaction.items(ROOMS):
+        if (room := room_of(key)) is None:
+            return None
+        value = transaction.get(Spaces.of(room).outside, OUTSIDE)
+        try:
+            waiting.update(ask.reference for ask in OutsideRecord.decode(value or OutsideRecord().encode()).asks)
+        except MalformedError:
+            return None
     return waiting
 
 

@@ -155,12 +155,11 @@ class GroupInfos:
                 return [], walk.refused
             first, known, trusted = begin
             shown = others or own
-            place = shown.index(first)
             if trusted is None:
-                known = walk.follow_rivals(known, shown[:place])
+                known = walk.follow_rivals(known, shown[: shown.index(first)])
             if not walk.accepted:
                 walk.accepted.append(first)
-            others = shown[place + 1 :]
+            others = shown[shown.index(walk.accepted[0]) + 1 :]
         known = walk.follow_all(known, others)
         ways = walk.accepted[-1:]
         for each in reversed(own):
@@ -294,10 +293,11 @@ class _Walk(Generic[T]):
     def follow_rivals(self, known: KnownState, earlier: Sequence[_Candidate[T]]) -> KnownState:
         """Accept one that shows another state of the known epoch and stood before it; return the state known then.
 
-        A device that vouches for us has shown the known state, beside a Commit that may have come second.
+        A device that vouches for us has shown the known state, beside a Commit that may have come second.  In a race,
+        no other client has shown in between that it is in an earlier epoch.  Long before, anybody can make one up.
         """
         for each in earlier:
-            if each.epoch == known.epoch:
+            if each.epoch == known.epoch and not self.is_left(known, each, earlier):
                 known = self.follow(known, each, other_branch=True)
         return known
 
@@ -340,13 +340,13 @@ class _Walk(Generic[T]):
         self.accepted.append(candidate)
         return KnownState.of(view, public.context)
 
-    def is_left(self, known: KnownState, own: _Candidate[T], candidates: Sequence[_Candidate[T]]) -> bool:
-        """Whether another member has shown, after our own GroupInfo, that it is in an earlier epoch.
+    def is_left(self, known: KnownState, shown: _Candidate[T], candidates: Sequence[_Candidate[T]]) -> bool:
+        """Whether a member has shown, after a GroupInfo of another signer, that it is in an earlier epoch.
 
-        Then our own belongs to a branch without that member.
+        Then the latter, one of our own for example, belongs to a branch without that member.
         """
-        for each in candidates[candidates.index(own) + 1 :]:
-            if each.epoch < own.epoch and each.signer.signature_key != own.signer.signature_key:
+        for each in candidates[candidates.index(shown) + 1 :]:
+            if each.epoch < shown.epoch and each.signer.signature_key != shown.signer.signature_key:
                 with suppress(PeerError):
                     if known.knows(ClientIdentity.from_leaf(each.signer), each.signer.signature_key):
                         self._verify(each)

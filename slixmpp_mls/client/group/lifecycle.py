@@ -269,12 +269,15 @@ class Lifecycle:
         return before
 
     def end_creation(self) -> None:
-        """Record that the creation has failed.
+        """Record that the creation has failed: a group that we had lost before is still lost.
 
         :raises StoreError: nothing has changed
         """
         if self._state.standing is MembershipState.FOUNDING:
-            self._stay_out()
+            if self._state.return_keys:
+                self._become(MembershipState.LOST)
+            else:
+                self._stay_out()
 
     def want_in(self) -> None:
         """Our own user wants into the group that we are out of, so we wait for a Welcome as if invited.
@@ -285,7 +288,15 @@ class Lifecycle:
             self._become(MembershipState.INVITED)
 
     def stop_waiting(self) -> None:
-        """Stop waiting for a Welcome, or for the way back into a group that we have lost, whose last keys go.
+        """Stop waiting for a Welcome.
+
+        :raises StoreError: nothing has changed
+        """
+        if self._state.standing is MembershipState.INVITED:
+            self._stay_out()
+
+    def want_out(self) -> None:
+        """Our own user wants neither a Welcome nor the way back into a group that we have lost, whose last keys go.
 
         :raises StoreError: nothing has changed
         """

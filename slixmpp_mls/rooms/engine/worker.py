@@ -299,7 +299,7 @@ class RoomWorker:
         if self._group.is_member or self._group.is_partial:
             self._group.lifecycle.give_up()
         else:
-            self._group.lifecycle.stop_waiting()
+            self._group.lifecycle.want_out()
 
     async def stop(self) -> None:
         """Leave the room; the group's state stays."""
