@@ -134,6 +134,28 @@ async def test_it_waits_a_week_for_a_group_that_does_not_take_us_back() -> None:
     assert client.device.prepared is None
 
 
+async def test_nor_does_the_end_wait_longer_for_who_is_still_coming_back() -> None:
+    """Its old state is still there; its requests have the new key by now, which proves no return."""
+    client = Client(World().person(ALICE))
+    group = SimpleNamespace(
+        sending=SimpleNamespace(leaf_outdated=True), join_requests=SimpleNamespace(rest_on_key=True)
+    )
+    room = SimpleNamespace(lost=None, is_member=True, partial=False, live=True, group=group, jid=COVEN)
+    rooms: Any = SimpleNamespace(all={COVEN: room})
+    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    await OwnEntry(client.context).publish()
+    (old,) = await keys(client)
+    await rotation.begin()
+    client.world.now += PATIENCE
+    assert (await rotation.go_on()).waiting == (COVEN,)
+    assert (await keys(client))[1] == old
+    client.world.now += PATIENCE - 1
+    assert not (await rotation.go_on()).finished
+    client.world.now += 1
+    assert (await rotation.go_on()).finished
+    assert old not in await keys(client)
+
+
 async def test_a_room_that_is_left_is_not_waited_for() -> None:
     _, _, _, carol = three()
     carol.events += carol.group.lifecycle.give_up("a gap")
