@@ -390,7 +390,7 @@ def _in_requests(transaction: Transaction) -> set[bytes] | None:
     waiting: set[bytes] = set()
     for key, _ in transaction.items(ROOMS):
         if (room := room_of(key)) is None:
-            return None
+            continue  # nobody can have been asked there
         value = transaction.get(Spaces.of(room).outside, OUTSIDE)
         try:
             waiting.update(ask.reference for ask in OutsideRecord.decode(value or OutsideRecord().encode()).asks)
