@@ -137,7 +137,7 @@ class KeyRotation:
         return _moves(room) or self._is_patient(self._context.device.switched)
 
     def _is_patient(self, since: int | None) -> bool:
-        return since is not None and 0 <= self._context.now - since < PATIENCE
+        return since is not None and abs(self._context.now - since) < PATIENCE  # the clock may be set back
 
     def _progress(self) -> KeyRotated:
         waiting = set(self._waiting())

@@ -181,7 +181,7 @@ class Stream:
         )
 
     def _withdraw(self, stanza: StanzaBase) -> None:
-        """Do not write a stanza that is still in slixmpp's queue: nobody waits for what becomes of it any more."""
+        """Do not write a stanza that is still in slixmpp's queue: its sender has been told so."""
         if self._queued.pop(id(stanza), None) is not None:
             self._withdrawn[id(stanza)] = stanza
 
@@ -212,10 +212,10 @@ class Stream:
         try:
             answer = await future
         except (IqError, IqTimeout) as error:
+            self._withdraw(iq)
             raise translated(to, error) from None
         finally:
             self._pending.discard(future)
-            self._withdraw(iq)
         xml: Element = answer.xml
         return xml
 
@@ -235,7 +235,7 @@ class Stream:
         """Send a message; return when it is written to the stream.
 
         The message may still be lost with the connection: only an answer or a reflection proves
-        that it arrived.
+        that it arrived.  It is also sent if the caller is cancelled.
 
         :param size: the message's size in octets.
         :raises StanzaTooLarge: over `limit`; nothing was sent.
@@ -256,10 +256,10 @@ class Stream:
             async with asyncio.timeout(TIMEOUT):
                 await future
         except TimeoutError:
+            self._withdraw(message)
             raise NoAnswer("the client's send queue does not move") from None
         finally:
             self._writing.pop(id(message), None)
-            self._withdraw(message)
 
     def put(self, stanza: Message | Presence) -> None:
         """Send a stanza, unless the stream ends before it is written."""

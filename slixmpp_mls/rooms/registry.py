@@ -155,6 +155,8 @@ class Rooms:
                     self._context.fire("mls_room_lost", error)
                     continue
                 self._reception.receive_again(handle)
+                if handle.group.room_state.has_lost_group:
+                    handle.group.lifecycle.end_creation()  # if one was in progress: the way back goes on
                 if handle.group.state in (MembershipState.OUT, MembershipState.FOUNDING):
                     del self._rooms[room]
                     continue
@@ -175,6 +177,13 @@ class Rooms:
                 self._context.fire("mls_room_lost", error)
         if handle.group.post_commit_actions.leave:
             self._spawn(handle.leaving.finish(LEAVE_TIMEOUT), f"leaving {handle.jid}")
+
+    async def _take_up(self, room: str) -> None:
+        """Go on with the way back into a group that we had lost before we tried to make another one there."""
+        async with self._one_at_a_time(room):
+            handle = self._handle(room)
+            if handle.group.state is MembershipState.LOST and not handle.worker.running:
+                await self._enter(handle)
 
     async def _enter_lost(self, handle: EncryptedRoom) -> bool:
         async with self._one_at_a_time(handle.jid):
@@ -230,20 +239,30 @@ class Rooms:
 
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
-        self._rooms.pop(handle.jid, None)
+        if self._rooms.get(handle.jid) is handle:
+            del self._rooms[handle.jid]
         await handle.worker.stop()
         handle.references.close()
 
     async def abandon(self, handle: EncryptedRoom) -> None:
         """Wait no longer for a Welcome, or for the way back into a group that we have lost, and stop reading its room.
 
+        :raises UsageError: the room has another object by now, and what this one remembers of the group is old
         :raises StoreError: the wish could not be stored
         """
         async with self._one_at_a_time(handle.jid):
-            handle.group.lifecycle.want_out()  # first: no Welcome that is read meanwhile counts
-            await self.forget(handle)
-            if handle.group.is_member or handle.group.is_partial:  # it had been examined before
+            self._check_present(handle)
+            await handle.worker.stop()  # first: what is read until then may bring us in, or be written
+            self._check_present(handle)
+            if handle.group.is_member or handle.group.is_partial:
                 handle.group.lifecycle.give_up()
+            else:
+                handle.group.lifecycle.want_out()
+            await self.forget(handle)
+
+    def _check_present(self, handle: EncryptedRoom) -> None:
+        if self._rooms.get(handle.jid) is not handle:
+            raise UsageError(f"this object of {handle.jid} is not in use any more; see MLS.rooms")
 
     async def discard(self, handle: EncryptedRoom, alternate: str | None = None, reason: str | None = None) -> None:
         """Destroy a room, and delete its group's keys; see :meth:`EncryptedRoom.destroy`."""
@@ -252,6 +271,7 @@ class Rooms:
         if reason is not None and not is_xml_text(reason):
             raise UsageError("the reason has characters that XML cannot hold, such as control characters")
         await handle.muc.destroy(alternate, reason)
+        self._check_present(handle)
         await self.forget(handle)
         if handle.group.is_member or handle.group.is_partial:
             handle.group.lifecycle.give_up()
@@ -363,6 +383,10 @@ class Rooms:
             await self.forget(handle)
             if handle.group.is_member:
                 handle.group.lifecycle.give_up()
+            elif handle.group.room_state.has_lost_group:
+                handle.group.lifecycle.end_creation()
+                if isinstance(error, Exception):
+                    self._spawn(self._take_up(bare), f"entering {bare}")
             elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted | Refused):
                 handle.group.lifecycle.end_creation()  # after other errors the room may be there
             if isinstance(error, Refused):

@@ -27,6 +27,7 @@ from slixmpp_mls.client.storage.leaf_ages import RenewalSettings
 from slixmpp_mls.client.storage.records import NEW_ROOM, ROOMS, MembershipState, OutboxKind
 from slixmpp_mls.errors import InvalidError, NotVouchedFor, UsageError
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, Participant, World
@@ -316,15 +317,35 @@ def test_no_way_leads_into_an_epoch_that_we_have_been_in() -> None:
     check_is_new(parts.state, group.group_id, group.epoch + 1)
 
 
-def test_who_fails_to_make_a_group_where_it_has_lost_one_has_still_lost_it() -> None:
+def test_a_welcome_that_we_do_not_follow_makes_no_lost_group() -> None:
+    """Anybody in the room can make one up for a KeyPackage of ours."""
+    parts = Parts(World().person(DAVE))
+    suite = CipherSuite.get(1)
+    with parts.state.change() as change:
+        change.put_unread_keys([(suite, suite.generate_signature_key())], NOW)
+    assert parts.state.return_keys
+    parts.lifecycle.begin_creation()
+    parts.lifecycle.end_creation()
+    assert parts.state.record == NEW_ROOM
+    assert not parts.state.return_keys
+
+
+@pytest.mark.parametrize("how", ["refused", "interrupted"])
+def test_who_fails_to_make_a_group_where_it_has_lost_one_has_still_lost_it(how: str) -> None:
     """That there is one already is no evidence by which its keys may go (``docs/deletion-of-keys.md``)."""
     world, alice, bob, _ = three()
     bob.events += bob.group.lifecycle.give_up("a gap")
-    keys = bob.group.room_state.return_keys
+    keys, place = bob.group.room_state.return_keys, bob.group.cursor
     bob.group.lifecycle.begin_creation()
-    bob.restart()
-    bob.group.lifecycle.end_creation()
-    assert bob.group.state is MembershipState.LOST
+    if how == "refused":
+        bob.group.lifecycle.seek("999999")
+        bob.group.lifecycle.end_creation()
+        assert bob.group.cursor == place
+    else:
+        bob.restart()
+        bob.group.lifecycle.expect_welcome(place)
+    assert bob.group.room_state.standing is MembershipState.LOST
+    bob.group.lifecycle.stop_waiting()  # the room does not let us in
     assert [each.public for each in bob.group.room_state.return_keys] == [each.public for each in keys]
     assert bob.group.room_state.known() is not None
     world.now += 100

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
+from slixmpp_mls.client import RoomGroup
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import RoomLost, UsageError
+from slixmpp_mls.errors import Disconnected, RoomLost, UsageError
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB
+from ..client.people import ALICE, BOB, DAVE
 from .people import Bot, until
 
 
@@ -92,6 +93,59 @@ async def test_who_is_not_in_waits_no_longer(world: World, state: MembershipStat
     alice.person.restart()
     assert alice.person.group.state is MembershipState.OUT
     assert not alice.person.group.room_state.return_keys
+
+
+async def test_an_object_that_is_not_in_use_any_more_ends_nothing(world: World) -> None:
+    """What it remembers of the group is old: the group that there is now would go."""
+    alice, (bob,) = await leaver(world, BOB)
+    old = alice.room
+    old.group.lifecycle.give_up("a gap")
+    await alice.rooms.forget(old)
+    await alice.rooms.follow(world.room.jid, old.group.cursor)
+    present = alice.room
+    world.now += 100
+    world.settle()
+    for outgoing in present.group.join_requests.ask(world.now):
+        alice.person.post(outgoing)
+    world.settle()
+    bob.commit()
+    world.settle()
+    await until(lambda: present.is_member)
+    for end in (old.leave, old.destroy):
+        with pytest.raises((UsageError, Disconnected)):
+            await asyncio.wait_for(end(), 60)
+    assert alice.room is present
+    assert present.is_member
+    await present.send("still here")
+    world.settle()
+    assert len(bob.texts) == 1
+    alice.rooms.close()
+    alice.person.restart()
+    assert alice.person.group.is_member
+
+
+async def test_who_was_never_in_is_not_waiting_again_after_a_restart(world: World) -> None:
+    """What is read while the room is left does not write the wish away."""
+    alice, bob = world.group(ALICE, BOB)
+    dave = Bot(world.person(DAVE))
+    await dave.rooms.follow(world.room.jid, None)
+    await until(lambda: dave.room.live)
+    handle, muc = dave.room, dave.muc
+
+    async def leave_slowly() -> None:
+        await asyncio.sleep(0)
+        alice.commit()
+        world.settle()
+        await asyncio.sleep(0.05)
+        await type(muc).leave(muc)
+
+    muc.leave = leave_slowly  # type: ignore[method-assign]
+    await asyncio.wait_for(handle.leave(), 60)
+    assert not dave.rooms.all
+    assert not RoomGroup.known(dave.context.device)
+    with pytest.raises(UsageError):
+        await handle.leave()
+    assert bob.group.is_member
 
 
 async def test_a_welcome_that_comes_while_we_stop_waiting_brings_nobody_in(world: World) -> None:

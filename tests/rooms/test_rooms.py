@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from cryptography.hazmat.backends.openssl.backend import backend
@@ -185,6 +186,28 @@ async def test_a_room_that_lets_us_in_no_more_does_not_end_the_way_back(world: W
     assert handle.group.room_state.known() is not None
     await handle.leaving.leave(0.01, all_devices=False)
     assert not handle.group.room_state.return_keys
+
+
+@pytest.mark.parametrize("error", [UsageError("there is such a room"), NoAnswer("says the test"), None])
+async def test_the_way_back_goes_on_where_another_group_could_not_be_made(
+    world: World, error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an error: the policy is one of another room."""
+    alice, bob = await met(world)
+    alice.room.group.lifecycle.give_up("a gap")
+    monkeypatch.setattr(FakeMUC, "create", AsyncMock(side_effect=error))
+    policy = replace(world.open_policy(ALICE), room="other@rooms.example")
+    with pytest.raises(type(error or UsageError())):
+        await alice.rooms.create(world.room.jid, [], None, policy, 1)
+    await until(lambda: world.room.jid in alice.rooms.all and alice.room.live)
+    assert alice.room.group.state is MembershipState.LOST
+    alice.room.worker.rejoiner.by_hand()
+    await until(lambda: bool(alice.room.group.join_requests.attempts))
+    world.settle()
+    bob.commit()
+    world.settle()
+    await until(lambda: alice.room.is_member)
+    alice.rooms.close()
 
 
 def added(world: World) -> tuple[Bot, str, str]:

@@ -16,7 +16,7 @@ from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import ALL_DEVICES, Invite, Invited, Leave, OpenSuite, PostCommitActions
-from ..storage.records import FormerKeyRecord, InvitedRecord, Known, MembershipState
+from ..storage.records import FormerKeyRecord, InvitedRecord, Known, MembershipState, OutsideRecord, RoomRecord
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
 from .room_contents import Membership
@@ -34,6 +34,7 @@ class Lifecycle:
     def __init__(self, device: Device, state: RoomState) -> None:
         self._device = device
         self._state = state
+        self._before_creation: tuple[RoomRecord, OutsideRecord] | None = None
 
     def create(self, suite: int, policy: RoomPolicy, now: int, *, suite_is_open: bool = False) -> None:
         """Make the room's group, with us alone in it.
@@ -210,6 +211,8 @@ class Lifecycle:
         :raises StoreError: nothing has changed
         """
         standing = self._state.standing
+        if standing is MembershipState.FOUNDING and self._state.has_lost_group:
+            standing = MembershipState.LOST  # to make another one has failed, or was not gone on with
         stays = standing in (MembershipState.LOST, MembershipState.PARTIAL)
         self._seek(cursor, standing if stays else MembershipState.INVITED, group)
 
@@ -265,6 +268,8 @@ class Lifecycle:
         """
         self._state.require_no_member()
         before = self._state.standing is MembershipState.FOUNDING
+        if not before:
+            self._before_creation = self._state.record, self._state.outside
         self._become(MembershipState.FOUNDING)
         return before
 
@@ -273,11 +278,16 @@ class Lifecycle:
 
         :raises StoreError: nothing has changed
         """
-        if self._state.standing is MembershipState.FOUNDING:
-            if self._state.return_keys:
-                self._become(MembershipState.LOST)
-            else:
-                self._stay_out()
+        state = self._state
+        if state.standing is not MembershipState.FOUNDING:
+            return
+        if not state.has_lost_group:
+            self._stay_out()
+            return
+        record, outside = self._before_creation or (state.record, state.outside)
+        with state.change() as change:
+            change.put_record(replace(record, state=MembershipState.LOST))
+            change.put_outside(outside)
 
     def want_in(self) -> None:
         """Our own user wants into the group that we are out of, so we wait for a Welcome as if invited.

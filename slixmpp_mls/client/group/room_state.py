@@ -125,6 +125,11 @@ class RoomState:
         former = [CipherSuite.get(record.suite).import_signature_key(record.key) for record in records]
         return tuple((*present[:2], *former, *present[2:]))
 
+    @property
+    def has_lost_group(self) -> bool:
+        """Whether what proves our return to a group that we have lost is there, also while we try to make another."""
+        return self._contents.membership is None and bool(self._contents.return_keys)
+
     def expected(self) -> ExpectedRecord:
         """What invitations have named, if we wait for a Welcome or are out of the group.
 

@@ -82,6 +82,10 @@ class Transmitter:
             outgoing = uploaded
         try:
             await self._parts.muc.send(children(outgoing.payloads), message_id=outgoing.origin_id)
+        except asyncio.CancelledError:  # giving up waiting undoes nothing
+            self._unsent.add(outgoing.origin_id)
+            self._sent[outgoing.origin_id] = _monotonic()
+            raise
         except Disconnected:
             self._unsent.add(outgoing.origin_id)
             log.info("%s: not connected; what is in the outbox goes out later", self._parts.room)
