@@ -92,8 +92,7 @@ class KeyRotation:
             context, device = self._context, self._context.device
             if device.next_keys:
                 await self._own_entry.publish()
-                rooms = self._rooms.all.values()
-                if coming := [room.jid for room in rooms if self._is_awaited(room) and not _is_gone(room)]:
+                if coming := [room.jid for room in self._there() if self._is_awaited(room)]:
                     log.info("the signature key stays until we are back in %s", ", ".join(coming))
                     return self._progress()
                 device.switch_keys(context.now)
@@ -120,12 +119,11 @@ class KeyRotation:
 
     def _waiting(self) -> list[str]:
         """The rooms that are to get our new key, or may still need the old one."""
-        return [
-            name
-            for name, room in self._rooms.all.items()
-            if not _is_gone(room)
-            and (self._is_awaited(room) or (room.group.sending.leaf_outdated and self._may_move(room)))
-        ]
+        return [room.jid for room in self._there() if self._is_awaited(room) or self._may_move(room)]
+
+    def _there(self) -> list[EncryptedRoom]:
+        """All rooms but those that do not exist any more: for these we would wait for ever."""
+        return [room for room in self._rooms.all.values() if room.lost is None or not room.lost.gone]
 
     def _is_awaited(self, room: EncryptedRoom) -> bool:
         """Whether the switch waits until we are back in a group."""
@@ -133,8 +131,8 @@ class KeyRotation:
         return bool(device.next_keys) and room.group.join_requests.rest_on_key and self._is_patient(device.prepared)
 
     def _may_move(self, room: EncryptedRoom) -> bool:
-        """Whether an outdated leaf may still get the new key: by a Commit of ours, or after our return."""
-        return _moves(room) or self._is_patient(self._context.device.switched)
+        """Whether our leaf is outdated, and may still get the new key: by a Commit of ours, or after our return."""
+        return _moves(room) or (room.group.sending.leaf_outdated and self._is_patient(self._context.device.switched))
 
     def _is_patient(self, since: int | None) -> bool:
         return since is not None and abs(self._context.now - since) < PATIENCE  # the clock may be set back
@@ -153,8 +151,3 @@ class KeyRotation:
 def _moves(room: EncryptedRoom) -> bool:
     """Whether our leaf in the room's group gets the new key by a Commit of ours, and not after our return."""
     return room.group.sending.leaf_outdated and not room.group.join_requests.rest_on_key
-
-
-def _is_gone(room: EncryptedRoom) -> bool:
-    """Whether a room does not exist any more: we would wait for it for ever."""
-    return room.lost is not None and room.lost.gone

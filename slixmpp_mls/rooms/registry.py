@@ -270,8 +270,10 @@ class Rooms:
             alternate = room_address(alternate)
         if reason is not None and not is_xml_text(reason):
             raise UsageError("the reason has characters that XML cannot hold, such as control characters")
-        await handle.muc.destroy(alternate, reason)
         self._check_present(handle)
+        await handle.muc.destroy(alternate, reason)
+        if self._rooms.get(handle.jid) is not handle:
+            return  # another group has been begun there meanwhile
         await self.forget(handle)
         if handle.group.is_member or handle.group.is_partial:
             handle.group.lifecycle.give_up()

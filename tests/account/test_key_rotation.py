@@ -27,6 +27,16 @@ def parts(client: Client) -> KeyRotation:
     return KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
 
 
+def in_room(client: Client, group: Any, lost: RoomLost | None = None, **state: bool) -> KeyRotation:
+    """That of a client that has one room.
+
+    :param state: of the room, where it is neither live nor one whose group the client is in
+    """
+    room = SimpleNamespace(lost=lost, group=group, jid=COVEN, **{"is_member": False, "live": False, **state})
+    rooms: Any = SimpleNamespace(all={COVEN: room})
+    return KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+
+
 async def keys(client: Client) -> list[bytes]:
     device = (await read_devices(client.context.devices)).devices[client.device.identity.device]
     return [key.data for key in device.keys]
@@ -62,12 +72,9 @@ async def test_without_rooms_it_ends_when_the_overlap_is_over() -> None:
 async def test_a_room_that_does_not_exist_any_more_is_not_waited_for(reason: str, finished: bool) -> None:
     """One that has banned us may let us in again, and then gets the new key."""
     client = Client(World().person(ALICE))
-    lost = RoomLost("coven@rooms.example", reason)
     requests = SimpleNamespace(rest_on_key=False)
     old_key = SimpleNamespace(sending=SimpleNamespace(leaf_outdated=True), join_requests=requests)
-    room = SimpleNamespace(lost=lost, is_member=False, partial=False, live=False, group=old_key, jid=lost.room)
-    rooms: Any = SimpleNamespace(all={lost.room: room})
-    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    rotation = in_room(client, old_key, RoomLost(COVEN, reason))
     await OwnEntry(client.context).publish()
     await Publication(client.context).replenish()
     await rotation.begin()
@@ -82,15 +89,12 @@ async def test_who_has_lost_a_group_comes_back_before_its_key_changes(gone: bool
     carol.events += carol.group.lifecycle.give_up("a gap")
     world.now += 100
     carol.ask()
-    lost = RoomLost("coven@rooms.example", "destroyed") if gone else None
-    room = SimpleNamespace(lost=lost, is_member=False, partial=False, live=False, group=carol.group, jid=COVEN)
-    rooms: Any = SimpleNamespace(all={room.jid: room})
     client = Client(carol)
-    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    rotation = in_room(client, carol.group, RoomLost(COVEN, "destroyed") if gone else None)
     await OwnEntry(client.context).publish()
     (old,) = await keys(client)
     progress = await rotation.begin()
-    assert progress.waiting == (() if gone else (room.jid,))
+    assert progress.waiting == (() if gone else (COVEN,))
     if gone:
         assert (await keys(client))[0] != old
         return
@@ -101,7 +105,7 @@ async def test_who_has_lost_a_group_comes_back_before_its_key_changes(gone: bool
     assert carol.group.is_member
     await rotation.go_on()
     assert (await keys(client))[0] != old
-    assert (await rotation.go_on()).waiting == (room.jid,)  # its leaf has the old key until the next Commit
+    assert (await rotation.go_on()).waiting == (COVEN,)  # its leaf has the old key until the next Commit
     carol.commit()
     world.settle()
     world.now += OVERLAP
@@ -113,24 +117,19 @@ async def test_it_waits_a_week_for_a_group_that_does_not_take_us_back() -> None:
     """Others decide whether they do; an old key that stays for ever would be worse."""
     world, _, _, carol = three()
     carol.events += carol.group.lifecycle.give_up("a gap")
-    room = SimpleNamespace(lost=None, is_member=False, partial=False, live=False, group=carol.group, jid=COVEN)
     client = Client(carol)
-    rooms: Any = SimpleNamespace(all={COVEN: room})
-
-    def resumed() -> KeyRotation:
-        return KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
-
+    rotation = in_room(client, carol.group)
     await OwnEntry(client.context).publish()
     (old,) = await keys(client)
-    await resumed().begin()
+    await rotation.begin()
     for when in (PATIENCE - 1, 1):
         world.now += when
         assert (await keys(client))[0] == old
-        progress = await resumed().go_on()
+        progress = await rotation.go_on()
     assert (await keys(client))[0] != old
     assert (progress.waiting, progress.finished) == ((), False)
     world.now += OVERLAP
-    assert (await resumed().go_on()).finished
+    assert (await rotation.go_on()).finished
     assert client.device.prepared is None
 
 
@@ -140,9 +139,7 @@ async def test_nor_does_the_end_wait_longer_for_who_is_still_coming_back() -> No
     group = SimpleNamespace(
         sending=SimpleNamespace(leaf_outdated=True), join_requests=SimpleNamespace(rest_on_key=True)
     )
-    room = SimpleNamespace(lost=None, is_member=True, partial=False, live=True, group=group, jid=COVEN)
-    rooms: Any = SimpleNamespace(all={COVEN: room})
-    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    rotation = in_room(client, group, is_member=True, live=True)
     await OwnEntry(client.context).publish()
     (old,) = await keys(client)
     await rotation.begin()
@@ -159,10 +156,8 @@ async def test_nor_does_the_end_wait_longer_for_who_is_still_coming_back() -> No
 async def test_a_room_that_is_left_is_not_waited_for() -> None:
     _, _, _, carol = three()
     carol.events += carol.group.lifecycle.give_up("a gap")
-    room = SimpleNamespace(lost=None, is_member=False, partial=False, live=False, group=carol.group, jid=COVEN)
     client = Client(carol)
-    rooms: Any = SimpleNamespace(all={COVEN: room})
-    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    rotation = in_room(client, carol.group)
     await OwnEntry(client.context).publish()
     (old,) = await keys(client)
     assert (await rotation.begin()).waiting == (COVEN,)
@@ -179,9 +174,7 @@ async def test_who_is_invited_does_not_wait_and_asks_again_with_the_new_key() ->
     dave.read()
     (first,) = dave.ask()
     client = Client(dave)
-    room = SimpleNamespace(lost=None, is_member=False, partial=False, live=False, group=dave.group, jid=COVEN)
-    rooms: Any = SimpleNamespace(all={COVEN: room})
-    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    rotation = in_room(client, dave.group)
     await OwnEntry(client.context).publish()
     requests = dave.group.join_requests
     assert requests.asking_at(world.now) is None  # once in an epoch

@@ -176,6 +176,19 @@ async def test_a_message_that_the_client_does_not_get_rid_of_is_doubted_as_well(
     assert bob.texts == [b"at last"]
 
 
+async def test_giving_up_waiting_does_not_lose_a_message_that_is_being_written() -> None:
+    """If the stream breaks in that moment, and goes on, nobody else would send it."""
+    _, alice, bob = sending()
+    alice.muc.send = AsyncMock(side_effect=asyncio.CancelledError)  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await alice.sender.send(b"even so", None)
+    del alice.muc.send
+    alice.sender.stream_resumed()
+    await until(lambda: len(alice.muc.sent) == 1)
+    alice.read()
+    assert bob.texts == [b"even so"]
+
+
 async def test_a_message_that_our_server_turns_out_not_to_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _, alice, _ = sending()
 
