@@ -41,6 +41,7 @@ _slixmpp_log = logging.getLogger("slixmpp.xmlstream.xmlstream")
 _FIRST_PAUSE: Final = 1.0  # seconds
 _LONGEST_PAUSE: Final = 60.0
 _LOGIN: Final = 60.0  # seconds from the connection to the session; slixmpp waits without end
+_LOOK: Final = 1.0  # seconds between two looks at a connection before the session; see `abort`
 _PING_INTERVAL: Final = 120.0  # seconds between two signs of life of the server
 _PING_PATIENCE: Final = 60.0  # seconds: a server under load is slow
 _GOODBYE: Final = 5.0  # seconds to close the stream cleanly
@@ -58,8 +59,8 @@ _FINAL_CONDITIONS: Final = frozenset({
 def abort(xmpp: ClientXMPP) -> None:
     """Close the connection at once; slixmpp's event ``disconnected`` follows, whatever state it is in.
 
-    asyncio tells slixmpp nothing of a connection that is aborted in the middle of its TLS handshake, so that slixmpp
-    would take itself for connected ever after.
+    asyncio tells slixmpp nothing of a connection that is aborted, or reset by the server, in the middle of its TLS
+    handshake, so that slixmpp would take itself for connected ever after.
     """
     closed = xmpp.transport
     xmpp.abort()
@@ -240,11 +241,17 @@ class KeptConnection:
 
     def _connected(self, _: object) -> None:
         self._end_limit()
-        self._limit = self._bot.loop.call_later(_LOGIN, self._does_not_answer)
+        self._await_session(self._bot.loop.time() + _LOGIN)
 
-    def _does_not_answer(self) -> None:
-        log.info("no session %g s after the connection was made; it is closed", _LOGIN)
-        abort(self._bot)
+    def _await_session(self, until: float) -> None:
+        loop, transport = self._bot.loop, self._bot.transport
+        if loop.time() >= until:
+            log.info("no session %g s after the connection was made; it is closed", _LOGIN)
+            abort(self._bot)
+        elif transport is not None and transport.is_closing():
+            abort(self._bot)
+        else:
+            self._limit = loop.call_later(_LOOK, self._await_session, until)
 
     def _end_limit(self) -> None:
         if self._limit is not None:

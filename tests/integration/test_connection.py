@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -280,11 +281,14 @@ async def test_a_server_that_hangs_up(prosody: DevServer, account: Account, tmp_
     assert (found.reason, found.temporary) == ("closed", True)
 
 
-async def test_a_server_that_hangs_in_the_tls_handshake(
-    prosody: DevServer, account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reset", [False, True], ids=["hangs", "resets"])
+async def test_a_server_that_fails_in_the_tls_handshake(
+    prosody: DevServer, account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reset: bool
 ) -> None:
-    """asyncio does not tell of the end of a connection that is given up then; the bot tries again all the same."""
-    monkeypatch.setattr(connection, "_LOGIN", 0.5)
+    """asyncio does not tell of the end of a connection that is given up then, or reset by the server, as when it is
+    killed before it has read what we sent; the bot tries again all the same."""
+    if not reset:
+        monkeypatch.setattr(connection, "_LOGIN", 0.5)
     monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.01)
     hellos = 0
     serving: set[asyncio.Task[Any] | None] = set()
@@ -302,8 +306,10 @@ async def test_a_server_that_hangs_in_the_tls_handshake(
             writer.write(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
             await reader.readuntil(b"\x16\x03")  # RFC 8446 5.1: the client's first handshake record
             hellos += 1
-            while await reader.read(1000):
+            while not reset and await reader.read(1000):
                 pass
+        if reset:  # RFC 9293 3.10.4: closing with no time to linger sends RST
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
     listener = await asyncio.start_server(hang, "127.0.0.1", 0)
@@ -311,7 +317,7 @@ async def test_a_server_that_hangs_in_the_tls_handshake(
     async with listener:
         kept = connection.KeptConnection(bot, presence=True)
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(30):  # less than the limit for a login
                 while hellos < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         finally:
