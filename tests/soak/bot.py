@@ -1,7 +1,7 @@
 """One person: ``python -m tests.soak.bot``, told what to do as :mod:`benchmarks.rooms.process` says.
 
-It connects again whenever the connection is gone, as a bot would, and writes down what it hears: one line of JSON
-each, before the handler returns, so that what the library counts as delivered is in the file, whatever happens next.
+It stays connected as a program with :func:`slixmpp_mls.run` does, and writes down what it hears: one line of JSON each,
+before the handler returns, so that what the library counts as delivered is in the file, whatever happens next.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from slixmpp import ClientXMPP
-
 from benchmarks.rooms.process import obey
 from slixmpp_mls.client import Unreadable
+from slixmpp_mls.delivery import Stream
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
-from slixmpp_mls.runtime.connection import abort
+from slixmpp_mls.runtime.connection import KeptConnection, abort
+from slixmpp_mls.runtime.login import Client
 from tests.plugins import mls_of
 
 
@@ -36,18 +36,15 @@ class Bot:
         self.complaints: list[str] = []
 
     async def start(self, jid: str, password: str, host: str, port: int, ca_file: str, store: str, heard: str) -> None:
-        """Begin to connect, and to do so again and again."""
+        """Begin to connect, and to do so again whenever the connection has gone."""
         self._heard = Path(heard).open("a", buffering=1)  # noqa: ASYNC230, SIM115
         details = logging.FileHandler(f"{heard}.log")
         details.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
         ours = logging.getLogger("slixmpp_mls")
         ours.setLevel(logging.INFO)
         ours.addHandler(details)
-        xmpp = self.xmpp = ClientXMPP(jid, password)
-        xmpp.ssl_context = ssl.create_default_context(cafile=ca_file)
-        xmpp.enable_direct_tls = xmpp.enable_plaintext = False
+        xmpp = self.xmpp = Client(jid, password, (host, port), ssl.create_default_context(cafile=ca_file))
         xmpp.register_plugin("mls", {"store": store, "key_packages": 20, "cipher_suites": (1,)})
-        xmpp.add_event_handler("session_start", lambda _: xmpp.send_presence())
         xmpp.add_event_handler("mls_message", self._message)
         xmpp.add_event_handler("mls_joined", lambda event: self._note(joined=event.epoch))
         xmpp.add_event_handler("mls_unreadable", self._unreadable)
@@ -55,15 +52,11 @@ class Bot:
             xmpp.add_event_handler(name, lambda event, name=name: self._complain(name, event))
         for name in ("mls_commit_lost", "mls_group_changed", "mls_interrupted", "mls_removed", "mls_room_lost"):
             xmpp.add_event_handler(name, lambda _, name=name: self.counts.update([name]))
-        self._keeper = asyncio.create_task(self._stay_connected(host, port))
+        self._kept = KeptConnection(xmpp, presence=True)
 
-    async def _stay_connected(self, host: str, port: int) -> None:
-        while True:
-            if self.xmpp.transport is None:
-                self.xmpp.cancel_connection_attempt()
-                self.xmpp.connect(host, port)
-                await asyncio.sleep(1.0)
-            await asyncio.sleep(0.1)
+    async def end(self) -> None:
+        """The end of the process, in good order."""
+        await self._kept.close()
 
     @property
     def mls(self) -> MLS:
@@ -135,7 +128,7 @@ class Bot:
         handle = self.mls.rooms.get(room)
         # Who was away when it was removed is not let in to read so: it has lost the room, and is told that.
         if handle is None or not handle.is_member or handle.worker.progress.lost is not None:
-            return {"member": False, "counts": self.counts}
+            return {"member": False, "counts": self.counts, "why": self._why_outside(handle)}
         return {
             "member": True,
             "live": handle.live,
@@ -146,13 +139,20 @@ class Bot:
             "counts": self.counts,
         }
 
+    def _why_outside(self, handle: EncryptedRoom | None) -> str:
+        """What there is to know about a client that is in no group, perhaps by a fault."""
+        session = "online" if Stream.of(self.xmpp).online else f"offline, {self.xmpp.transport}"
+        if handle is None:
+            return f"{session}; the room is not in use"
+        return f"{session}; {handle.group.state}; inside: {handle.muc.inside}; lost: {handle.lost!r}"
+
 
 async def main() -> None:
     """Obey until the input ends."""
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # it complains about every broken connection
     for bot in await obey(Bot):
-        bot.xmpp.abort()
+        await bot.end()
 
 
 if __name__ == "__main__":

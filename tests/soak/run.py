@@ -193,7 +193,7 @@ class Soak:
                     self.figures.done[name] += 1
             except (RuntimeError, TimeoutError, ProcessLookupError, ConnectionError) as error:
                 self.figures.done[f"{name} (in vain)"] += 1
-                self._say(f"{person.account}: {error or type(error).__name__}")
+                self._say(f"{person.account}: {name}: {str(error) or type(error).__name__}")
             finally:
                 doing.discard(person.account)
 
