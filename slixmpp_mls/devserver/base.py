@@ -148,6 +148,7 @@ class DevServer(ABC):
         self._progress = progress
         self._extra_config = extra_config
         self._process: subprocess.Popen[bytes] | None = None
+        self._reserved: list[socket.socket] = []
         self._ready = False
 
     def __repr__(self) -> str:
@@ -225,6 +226,7 @@ class DevServer(ABC):
     async def close(self) -> None:
         """Stop and, unless a directory was given, remove everything.  The object cannot be used afterwards."""
         await self.stop()
+        self._release()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -373,10 +375,26 @@ class DevServer(ABC):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         ports = self._take_up()
         self._certify()
-        self.port, self.http_port = ports or free_ports(self.host, 2)
+        self._reserve(ports)
+        self.port, self.http_port = (one.getsockname()[1] for one in self._reserved)
         self._configure()
         self._keep()
         self._ready = True
+
+    def _reserve(self, ports: Sequence[int]) -> None:
+        """Keep these ports, or two others if there are none, or somebody has one of them by now."""
+        self._release()
+        try:
+            for port in ports or (0, 0):
+                self._reserved.append(reserve_port(self.host, port))
+        except OSError:
+            if not ports:
+                raise
+            self._reserve(())
+
+    def _release(self) -> None:
+        while self._reserved:
+            self._reserved.pop().close()
 
     def _certify(self) -> None:
         """Issue the server's certificate, or keep that of an earlier start: some clients remember its key."""
@@ -416,19 +434,19 @@ class DevServer(ABC):
         new.write_text(json.dumps(state, indent=1))
         new.replace(self._kept)
 
-    def _take_up(self) -> list[int] | None:
+    def _take_up(self) -> list[int]:
         """Take up what an earlier server has left in the folder.
 
-        :returns: its ports, if they are free
+        :returns: its ports; none if there was no server
         :raises DevServerError: it was another server
         """
         if self._temporary is not None or self.federation is not None or not self._kept.exists():
-            return None
+            return []
         try:
             state = json.loads(self._kept.read_text())
             authority = trustme.CA.from_pem(state["authority"].encode(), state["authority_key"].encode())
             accounts = {str(jid): str(password) for jid, password in state["accounts"].items()}
-            ports = [int(port) for port in state["ports"]]
+            port, http_port = (int(each) for each in state["ports"])
             before = state["software"], state["domain"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DevServerError(f"{self._kept} does not describe a server: {error}") from None
@@ -436,7 +454,7 @@ class DevServer(ABC):
             raise DevServerError(f"{self.directory} has the files of {' at '.join(before)}: choose another folder")
         self._authority = authority
         self.accounts = accounts | self.accounts
-        return ports if all(_is_free(self.host, port) for port in ports) else None
+        return [port, http_port]
 
     def _spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         with (self.directory / "log" / "console.log").open("ab") as console:
@@ -519,20 +537,26 @@ def own_address() -> str:
     raise DevServerError(f"port {S2S_PORT} is taken on all loopback addresses: does a server listen on 0.0.0.0?")
 
 
-def free_ports(host: str, count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((host, 0))
-        return [one.getsockname()[1] for one in sockets]
+def reserve_port(host: str, port: int = 0) -> socket.socket:
+    """Keep a port for a server that does not listen yet, or not at the moment.
 
+    The socket is bound and never listens.  While it is open, the operating system gives its port to nobody else: not to
+    another server that looks for a free one, nor to a connection.  A server that sets SO_REUSEADDR, as all here do, can
+    listen there nevertheless.
 
-def _is_free(host: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    :param port: 0: a free one
+    :raises OSError: the port is not free
+    """
+    one = socket.socket()
+    try:
+        if port:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind((host, port))
-        return True
-    return False
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # before, a reserved one would count as free
+    except BaseException:
+        one.close()
+        raise
+    return one
 
 
 def _answers(host: str, port: int) -> bool:

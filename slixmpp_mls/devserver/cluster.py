@@ -22,7 +22,7 @@ from typing import Any, Self
 import trustme
 
 from ..errors import DevServerError
-from .base import free_ports, own_address
+from .base import own_address, reserve_port
 from .ejabberd import Ejabberd
 
 __all__ = ["EjabberdCluster"]
@@ -36,7 +36,8 @@ class _Shared:
     def __init__(self, first: str) -> None:
         self.authority = trustme.CA()
         self.cookie = secrets.token_hex(16)
-        (self.port,) = free_ports(first, 1)
+        with reserve_port(first) as reserved:  # nobody else looks for one on these addresses
+            self.port = reserved.getsockname()[1]
         self.database: Path | None = None
 
 

@@ -225,6 +225,17 @@ async def test_it_forgets_nothing_over_a_restart(own_server: DevServer, connect:
     assert await read_archive(again, room) == ["Before", "After"]
 
 
+async def test_nobody_else_is_given_its_ports_while_it_is_down(own_server: DevServer) -> None:
+    """Its clients, and the tests, would talk to another server."""
+    await own_server.kill()
+    for port in (own_server.port, own_server.http_port):
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((own_server.host, port))
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(own_server.host, port)
+    await own_server.start()
+
+
 @pytest.mark.parametrize("kind", SERVERS.values(), ids=SERVERS.keys())
 async def test_no_process_outlives_a_killed_owner(kind: type[DevServer]) -> None:
     program = (
