@@ -7,7 +7,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from slixmpp_mls import MLS, Login, connected
 from slixmpp_mls.cli.login import session
 from slixmpp_mls.delivery import Stream
 from slixmpp_mls.devserver import DevServer, Prosody
-from slixmpp_mls.devserver.base import host_names
+from slixmpp_mls.devserver.base import host_names, reserve_port
 from slixmpp_mls.errors import LoginFailed, StoreError, StoreMismatch, UsageError
 from slixmpp_mls.runtime import connection
 from slixmpp_mls.runtime.login import Client
@@ -47,10 +47,11 @@ async def problem(bot: Client, kind: type[Exception] = LoginFailed) -> Any:
     return caught.value
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port where nobody listens, and which nobody else is given."""
+    with reserve_port("127.0.0.1") as reserved:
+        yield int(reserved.getsockname()[1])
 
 
 async def test_a_block_of_code_in_a_session(server: DevServer, account: Account, tmp_path: Path) -> None:
@@ -265,8 +266,8 @@ async def test_a_connection_that_has_died_without_a_word(
         await (await room.send("awake again")).confirmed
 
 
-async def test_nobody_at_the_port(prosody: DevServer, account: Account, tmp_path: Path) -> None:
-    found = await problem(await made(prosody, account, tmp_path, port=closed_port()))
+async def test_nobody_at_the_port(prosody: DevServer, account: Account, tmp_path: Path, closed_port: int) -> None:
+    found = await problem(await made(prosody, account, tmp_path, port=closed_port))
     assert (found.reason, found.temporary) == ("unreachable", True)
 
 
@@ -362,10 +363,11 @@ async def test_a_store_that_cannot_be_used(prosody: DevServer, account: Account,
             pass
 
 
-async def test_ready_waits_for_the_next_attempt(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+async def test_ready_waits_for_the_next_attempt(
+    prosody: DevServer, account: Account, tmp_path: Path, closed_port: int
+) -> None:
     """Whoever connects by hand may try again after a failure."""
-    port = closed_port()
-    bot = await made(prosody, account, tmp_path, port=port)
+    bot = await made(prosody, account, tmp_path, port=closed_port)
     mls = MLS.of(bot)
     bot.connect()
     for _ in range(2):  # it stays so until something happens
@@ -424,7 +426,7 @@ async def test_a_bot_that_cannot_go_on_says_why(prosody: DevServer, account: Acc
 
 
 @pytest.mark.server
-async def test_a_bot_waits_for_its_server_and_comes_back(tmp_path: Path) -> None:
+async def test_a_bot_waits_for_its_server_and_comes_back(tmp_path: Path, closed_port: int) -> None:
     with unavailable_means_skip():
         server = Prosody()
         await server.start()
@@ -439,7 +441,7 @@ async def test_a_bot_waits_for_its_server_and_comes_back(tmp_path: Path) -> None
             assert await program.ends() == 0, program.output
         assert "Traceback" not in program.output, program.output
         # Told to leave while nobody answers.
-        environment["XMPP_PORT"] = str(closed_port())
+        environment["XMPP_PORT"] = str(closed_port)
         async with running(sys.executable, "-c", BOT, folder=tmp_path, **environment) as program:
             await program.prints("it is tried again")
             program.process.send_signal(signal.SIGTERM)
