@@ -132,7 +132,9 @@ class KeyRotation:
 
     def _may_move(self, room: EncryptedRoom) -> bool:
         """Whether our leaf is outdated, and may still get the new key: by a Commit of ours, or after our return."""
-        return _moves(room) or (room.group.sending.leaf_outdated and self._is_patient(self._context.device.switched))
+        # Without the ratchet tree we cannot commit, and anybody could have added us to a group whose tree never comes.
+        certain = _moves(room) and not room.group.is_partial
+        return certain or (room.group.sending.leaf_outdated and self._is_patient(self._context.device.switched))
 
     def _is_patient(self, since: int | None) -> bool:
         return since is not None and abs(self._context.now - since) < PATIENCE  # the clock may be set back

@@ -59,7 +59,7 @@ class Registry(Protocol):
         """Stop reading a room."""
 
     def abandon(self, room: EncryptedRoom) -> Awaitable[None]:
-        """Wait no longer for a way into a room's group, and stop reading the room."""
+        """Stop reading a room, and delete its group's keys, or wait no longer for a way into the group."""
 
     def discard(self, room: EncryptedRoom, alternate: str | None, reason: str | None) -> Awaitable[None]:
         """See :meth:`EncryptedRoom.destroy`."""

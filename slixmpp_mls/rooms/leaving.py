@@ -37,7 +37,7 @@ class Leaving:
     """Leaving one room.
 
     :param forget: stops reading the room
-    :param abandon: stops waiting for a way into the group, and reading the room
+    :param abandon: stops reading the room, deletes the group's keys, and waits for no way into it any more
     """
 
     def __init__(
@@ -87,8 +87,7 @@ class Leaving:
                 async with asyncio.timeout(patience):
                     await self._progress.until(lambda: not self._group.is_partial)
             if self._group.is_partial:
-                await self._forget()
-                self._worker.give_up()
+                await self._abandon()
                 return
         self._group.lifecycle.want_to_leave(all_devices=all_devices)
         if self._parts.muc.inside:
@@ -107,9 +106,10 @@ class Leaving:
         others = self._group.is_member and len(self._group.roster) > 1
         if others and not self._parts.muc.inside and self._progress.lost is None:
             return  # we propose it when we are in the room
-        await self._forget()
         if self._group.is_member:
-            self._worker.give_up()
+            await self._abandon()
+        else:
+            await self._forget()
 
     async def _ask_to_go(self, *, all_devices: bool) -> None:
         """Propose our own removal, in every epoch that begins without the proposal, until we are out or alone."""

@@ -239,26 +239,42 @@ class Rooms:
 
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
-        if self._rooms.get(handle.jid) is handle:
-            del self._rooms[handle.jid]
-        await handle.worker.stop()
-        handle.references.close()
+        async with self._one_at_a_time(handle.jid):
+            await self._end(handle, lambda: None)
 
     async def abandon(self, handle: EncryptedRoom) -> None:
-        """Wait no longer for a Welcome, or for the way back into a group that we have lost, and stop reading its room.
+        """Leave a room for good, without a word to the group: delete its keys, or wait no longer for a way into it.
 
         :raises UsageError: the room has another object by now, and what this one remembers of the group is old
         :raises StoreError: the wish could not be stored
         """
-        async with self._one_at_a_time(handle.jid):
-            self._check_present(handle)
-            await handle.worker.stop()  # first: what is read until then may bring us in, or be written
-            self._check_present(handle)
+
+        def leave() -> None:
             if handle.group.is_member or handle.group.is_partial:
-                handle.group.lifecycle.give_up()
+                handle.worker.give_up()
             else:
                 handle.group.lifecycle.want_out()
-            await self.forget(handle)
+
+        async with self._one_at_a_time(handle.jid):
+            self._check_present(handle)
+            await self._end(handle, leave)
+
+    async def _end(self, handle: EncryptedRoom, finish: Callable[[], None]) -> None:
+        """Stop reading a room, in its turn; then `finish`, also if the caller is cancelled before.
+
+        The room stays in use until nothing of its object can read or write any more.  Otherwise an invitation that
+        arrives just then would make a second one, with the same keys (RFC 9420 9.2).
+        """
+        try:
+            await handle.worker.stop()
+        except asyncio.CancelledError:
+            handle.worker.cancel()
+            raise
+        finally:
+            if self._rooms.get(handle.jid) is handle:
+                finish()
+                del self._rooms[handle.jid]
+            handle.references.close()
 
     def _check_present(self, handle: EncryptedRoom) -> None:
         if self._rooms.get(handle.jid) is not handle:
@@ -272,13 +288,16 @@ class Rooms:
             raise UsageError("the reason has characters that XML cannot hold, such as control characters")
         self._check_present(handle)
         await handle.muc.destroy(alternate, reason)
-        if self._rooms.get(handle.jid) is not handle:
-            return  # another group has been begun there meanwhile
-        await self.forget(handle)
-        if handle.group.is_member or handle.group.is_partial:
-            handle.group.lifecycle.give_up()
-        else:
-            handle.group.lifecycle.want_out()
+
+        def delete() -> None:
+            if handle.group.is_member or handle.group.is_partial:
+                handle.group.lifecycle.give_up()
+            else:
+                handle.group.lifecycle.want_out()
+
+        async with self._one_at_a_time(handle.jid):
+            if self._rooms.get(handle.jid) is handle:  # otherwise another group has been begun there meanwhile
+                await self._end(handle, delete)
 
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all rooms for good, and delete their groups' keys."""
@@ -518,16 +537,19 @@ class Rooms:
         handle = self._rooms.get(room)
         waits = handle is not None and (handle.worker.running or handle.group.state in _WAITING)
         if handle is not None and waits and not handle.group.follows:
-            expected.note(handle.group)
             async with self._one_at_a_time(room):
-                if not handle.worker.running:
-                    await handle.worker.start()
-            await self._until_live(handle)
-            if handle.group.follows or after is None:
-                return
+                present = self._rooms.get(room) is handle  # our user may just have left
+                if present:
+                    expected.note(handle.group)
+                    if not handle.worker.running:
+                        await handle.worker.start()
+            if present:
+                await self._until_live(handle)
+                if handle.group.follows or after is None or self._rooms.get(room) is not handle:
+                    return
         elif handle is not None and handle.worker.running and handle.group.follows:
             await self._until_live(handle)
-            if handle.group.follows:
+            if handle.group.follows or self._rooms.get(room) is not handle:
                 return
             expected.note(handle.group)
         await self.follow(room, after, expected)
@@ -551,8 +573,7 @@ class Rooms:
             async with self._one_at_a_time(handle.jid):
                 if self._rooms.get(handle.jid) is handle and handle.group.state is MembershipState.INVITED:
                     log.info("%s: no Welcome has come; the room is left, since there are too many of them", handle.jid)
-                    await self.forget(handle)
-                    handle.group.lifecycle.stop_waiting()
+                    await self._end(handle, handle.group.lifecycle.stop_waiting)
 
     @staticmethod
     async def _until_live(handle: EncryptedRoom) -> None:

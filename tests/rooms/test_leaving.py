@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from unittest.mock import AsyncMock
 
 import pytest
 
 from slixmpp_mls.client import RoomGroup
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import Disconnected, RoomLost, UsageError
-from slixmpp_mls.testing import Participant, World
+from slixmpp_mls.errors import Disconnected, MLSError, RoomLost, UsageError
+from slixmpp_mls.rooms.registry import Expected
+from slixmpp_mls.testing import FakeMUC, Participant, World
 
 from ..client.people import ALICE, BOB, DAVE
 from .people import Bot, until
@@ -164,6 +167,81 @@ async def test_a_welcome_that_comes_while_we_stop_waiting_brings_nobody_in(world
     await asyncio.wait_for(leaving, 60)
     assert bob.group.roster.has(ALICE)
     assert (group.state, muc.inside, dict(alice.rooms.all)) == (MembershipState.OUT, False, {})
+
+
+def slow_to_confirm(muc: FakeMUC, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XEP-0045 7.14: the service confirms that we have left, when it likes; we wait for it a few seconds."""
+    leave = type(muc).leave
+
+    async def leave_slowly() -> None:
+        await asyncio.sleep(0.2)
+        await leave(muc)
+
+    monkeypatch.setattr(muc, "leave", leave_slowly)
+
+
+@pytest.mark.parametrize("how", ["leave", "destroy"])
+async def test_an_invitation_while_a_member_leaves_does_not_bring_the_group_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Anybody can send one, and the room's service can hold us up.  A second object would take the keys over."""
+    alice, (bob,) = await leaver(world, BOB)
+    old = alice.room
+    slow_to_confirm(alice.muc, monkeypatch)
+    monkeypatch.setattr(type(alice.muc), "destroy", AsyncMock(), raising=False)
+    ending = asyncio.create_task(old.leave(patience=0.01) if how == "leave" else old.destroy())
+    await until(lambda: not old.live)
+    with suppress(MLSError):
+        await alice.rooms.follow_invitation(world.room.jid, None, Expected(sender="mallory@witches.example"))
+    await asyncio.wait_for(ending, 60)
+    assert old.group.state is MembershipState.OUT
+    assert not any(room.is_member for room in alice.rooms.all.values())
+    world.settle()
+    assert not alice.texts
+    alice.rooms.close()
+    alice.person.restart()
+    assert not alice.person.group.is_member
+    assert bob.group.is_member
+
+
+@pytest.mark.parametrize("place", [True, False], ids=["with a place", "without"])
+async def test_an_invitation_while_we_stop_waiting_begins_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch, place: bool
+) -> None:
+    """RFC 9420 9.2: of two objects with one leaf, both would use the same keys; one that is not in use, nobody sees."""
+    alice, _ = world.group(ALICE, BOB)
+    dave = Bot(world.person(DAVE))
+    invitation = Expected(alice.group.mls.group_id, ALICE, ALICE)
+    before = world.room.archive()[-1].archive_id
+    await dave.rooms.follow(world.room.jid, None, invitation)
+    await until(lambda: dave.room.live)
+    old = dave.room
+    slow_to_confirm(dave.muc, monkeypatch)
+    leaving = asyncio.create_task(old.leave())
+    await asyncio.sleep(0.05)
+    after = before if place else None
+    following = asyncio.create_task(dave.rooms.follow_invitation(world.room.jid, after, invitation))
+    await asyncio.wait_for(asyncio.gather(leaving, following), 60)
+    present = dave.room
+    assert present is not old
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    await until(lambda: present.is_member)
+    assert not old.worker.running
+    assert not old.is_member
+
+
+async def test_giving_up_waiting_for_the_end_leaves_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, _ = await leaver(world, BOB)
+    room = alice.room
+    room.group.lifecycle.give_up("a gap")
+    slow_to_confirm(alice.muc, monkeypatch)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await room.leave()
+    assert not alice.rooms.all
+    assert room.group.state is MembershipState.OUT
+    await until(lambda: not room.worker.running)
 
 
 async def test_outside_of_the_room_the_wish_waits_and_a_restart_keeps_it(world: World) -> None:

@@ -106,7 +106,11 @@ class Sender:
         sent = SentMessage(composed.outgoing.origin_id, composed.confirmation)
         # Older messages have been sent already, or are sent with all those made before we were live.
         if composed.live_period is not None and not composed.waited:
-            await self._older_sent.wait()
+            try:
+                await self._older_sent.wait()
+            except asyncio.CancelledError:
+                self._transmitter.nobody_waits(sent.origin_id)
+                raise
             if composed.live_period == self._live_periods:  # and we were not away meanwhile
                 await self._transmitter.transmit(composed.outgoing)
         return sent

@@ -75,16 +75,15 @@ class Transmitter:
 
     async def _put(self, outgoing: Outgoing) -> None:
         """Write a message to the stream, regardless of held messages."""
-        if outgoing.uploads:
-            uploaded = await self._upload(outgoing)
-            if uploaded is None:
-                return
-            outgoing = uploaded
         try:
+            if outgoing.uploads:
+                uploaded = await self._upload(outgoing)
+                if uploaded is None:
+                    return
+                outgoing = uploaded
             await self._parts.muc.send(children(outgoing.payloads), message_id=outgoing.origin_id)
-        except asyncio.CancelledError:  # giving up waiting undoes nothing
-            self._unsent.add(outgoing.origin_id)
-            self._sent[outgoing.origin_id] = _monotonic()
+        except asyncio.CancelledError:
+            self.nobody_waits(outgoing.origin_id)
             raise
         except Disconnected:
             self._unsent.add(outgoing.origin_id)
@@ -96,6 +95,12 @@ class Transmitter:
             self._refused(outgoing.origin_id, "policy-violation", error)
         else:
             self._watch_for(outgoing.origin_id)
+
+    def nobody_waits(self, origin_id: str) -> None:
+        """Send a message of the outbox later: who has waited until it was sent has given up, which undoes nothing."""
+        self._unsent.add(origin_id)
+        if self._parts.progress.lost is None:  # otherwise the end of the reading is why
+            self._watch_for(origin_id)
 
     async def _upload(self, outgoing: Outgoing) -> Outgoing | None:
         """Upload a Commit that no stanza holds.
