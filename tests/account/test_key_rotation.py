@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -16,6 +17,7 @@ from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.testing import World
 
 from ..client.people import ALICE, DAVE, three
+from ..client.test_partial import joined
 from ..services import Client
 from .test_devices import NoRooms
 
@@ -27,7 +29,7 @@ def parts(client: Client) -> KeyRotation:
     return KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
 
 
-def in_room(client: Client, group: Any, lost: RoomLost | None = None, **state: bool) -> KeyRotation:
+def in_room(client: Client, group: Any, lost: RoomLost | None = None, **state: Any) -> KeyRotation:
     """That of a client that has one room.
 
     :param state: of the room, where it is neither live nor one whose group the client is in
@@ -73,7 +75,7 @@ async def test_a_room_that_does_not_exist_any_more_is_not_waited_for(reason: str
     """One that has banned us may let us in again, and then gets the new key."""
     client = Client(World().person(ALICE))
     requests = SimpleNamespace(rest_on_key=False)
-    old_key = SimpleNamespace(sending=SimpleNamespace(leaf_outdated=True), join_requests=requests)
+    old_key = SimpleNamespace(sending=SimpleNamespace(leaf_outdated=True), join_requests=requests, is_partial=False)
     rotation = in_room(client, old_key, RoomLost(COVEN, reason))
     await OwnEntry(client.context).publish()
     await Publication(client.context).replenish()
@@ -133,11 +135,27 @@ async def test_it_waits_a_week_for_a_group_that_does_not_take_us_back() -> None:
     assert client.device.prepared is None
 
 
+async def test_nor_for_a_group_whose_ratchet_tree_never_comes() -> None:
+    """Anybody could have added us to it, and the old key would be listed for ever."""
+    world, _, _, carol, place = joined()
+    del world.web[place]
+    client = Client(carol)
+    rotation = in_room(client, carol.group, live=True, renew_leaf=AsyncMock(side_effect=TimeoutError))
+    await OwnEntry(client.context).publish()
+    (old,) = await keys(client)
+    assert (await rotation.begin()).waiting == (COVEN,)
+    world.now += PATIENCE - 1
+    assert not (await rotation.go_on()).finished
+    world.now += 1
+    assert (await rotation.go_on()).finished
+    assert old not in await keys(client)
+
+
 async def test_nor_does_the_end_wait_longer_for_who_is_still_coming_back() -> None:
     """Its old state is still there; its requests have the new key by now, which proves no return."""
     client = Client(World().person(ALICE))
     group = SimpleNamespace(
-        sending=SimpleNamespace(leaf_outdated=True), join_requests=SimpleNamespace(rest_on_key=True)
+        sending=SimpleNamespace(leaf_outdated=True), is_partial=False, join_requests=SimpleNamespace(rest_on_key=True)
     )
     rotation = in_room(client, group, is_member=True, live=True)
     await OwnEntry(client.context).publish()

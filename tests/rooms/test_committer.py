@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -18,6 +19,7 @@ from slixmpp_mls.errors import (
     UsageError,
 )
 from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.rooms.engine import transmitter
 from slixmpp_mls.rooms.engine.committer import Committer
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.stanza import Commit, RoomElement
@@ -222,6 +224,20 @@ class Web:
 def no_room_for_commits(elements: Sequence[RoomElement]) -> None:
     if any(isinstance(element, Commit) for element in elements):
         raise StanzaTooLarge(300_000, 240_000)
+
+
+async def test_giving_up_waiting_during_an_upload_stops_no_later_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transmitter, "REFLECTION_OVERDUE", 0.05)
+    _, alice, _, _ = committing()
+    web = Web(alice)
+    alice.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    alice.context.uploads.put = AsyncMock(side_effect=asyncio.CancelledError)  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await alice.committer.commit(list, force=True)
+    assert alice.group.sending.commit_waits
+    alice.context.uploads.put = web.put  # type: ignore[method-assign]
+    await until(lambda: alice.muc.suspected)
+    assert alice.transmitter.verified() == alice.group.outstanding_ids()  # they are sent again now
 
 
 async def test_a_commit_that_no_stanza_holds_is_uploaded_and_has_its_place_in_the_room() -> None:

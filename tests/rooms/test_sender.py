@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -187,6 +188,30 @@ async def test_giving_up_waiting_does_not_lose_a_message_that_is_being_written()
     await until(lambda: len(alice.muc.sent) == 1)
     alice.read()
     assert bob.texts == [b"even so"]
+
+
+async def test_giving_up_waiting_behind_older_messages_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transmitter, "REFLECTION_OVERDUE", 0.05)
+    _, alice, bob = sending(live=False)
+    await alice.sender.send(b"older", None)
+    taken, send = asyncio.Event(), alice.muc.send
+
+    async def slow(*args: Any, **named: Any) -> None:
+        await taken.wait()
+        await send(*args, **named)
+
+    monkeypatch.setattr(alice.muc, "send", slow)
+    alice.go_live()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await alice.sender.send(b"bounded", None)
+    taken.set()
+    await until(lambda: len(alice.muc.sent) == 1 and alice.muc.suspected)
+    alice.read()
+    alice.sender.verified()
+    await until(lambda: len(alice.muc.sent) == 2)
+    alice.read()
+    assert bob.texts == [b"older", b"bounded"]
 
 
 async def test_a_message_that_our_server_turns_out_not_to_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
