@@ -390,6 +390,8 @@ class Rooms:
             last = await handle.muc.archive.last_id()
             handle.group.lifecycle.seek(last)
             if begin is None:
+                if handle.group.room_state.has_lost_group:
+                    await handle.muc.join(last)  # first: making the new group deletes the keys of the way back
                 handle.group.lifecycle.create(
                     suite,
                     policy or RoomPolicy(bare, (self._context.xmpp.boundjid.bare,)),

@@ -483,3 +483,21 @@ async def test_a_message_tells_its_senders_epochs_and_a_contradiction_is_a_warni
     warnings = [message.warnings for message in alice.got("mls_message")]
     assert ["split" in each for each in warnings] == [False, True]
     alice.rooms.close()
+
+
+async def test_a_room_that_does_not_let_us_in_takes_no_way_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys that prove our return to a lost group go with the new group, which there must be first."""
+    bot, _ = await met(world)
+    alice = bot.person
+    bot.room.group.lifecycle.give_up("a gap")
+    with monkeypatch.context() as closed:
+        closed.setattr(FakeMUC, "join", AsyncMock(side_effect=NotPermitted("nobody comes in")))
+        closed.setattr(FakeMUC, "check", AsyncMock(return_value=()), raising=False)
+        with pytest.raises(NotPermitted):
+            await bot.rooms.adopt(world.room.jid, None, 1, anew=True)
+        await soon()
+    bot.rooms.close()
+    alice.restart()
+    assert alice.group.state is MembershipState.LOST
+    assert alice.group.room_state.return_keys
+    assert alice.group.room_state.known() is not None
