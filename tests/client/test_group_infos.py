@@ -23,7 +23,7 @@ from slixmpp_mls.mls.group.joining import public_of
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.mls.structures.proposals import AnyProposal, Remove
-from slixmpp_mls.mls.structures.welcome import GroupInfo
+from slixmpp_mls.mls.structures.welcome import GroupInfo, group_info_tbs
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import DeviceVoucher, ExternalJoins, RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
@@ -821,6 +821,42 @@ def test_groups_that_strangers_have_made_up_push_no_members_out(monkeypatch: pyt
     world.settle()
     assert state_of(bob) is MembershipState.MEMBER
     assert alice.epoch == bob.epoch
+
+
+def test_what_is_refused_once_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member can post many that strangers seem to have signed, and for each of them others are looked at."""
+    world, _, bob, carol = ruled(external_joins=ExternalJoins.ANYBODY)
+    fresh = fresh_device(world, bob)
+    world.settle()
+
+    def made_up(device: Device, epoch: int, room: str) -> elements.GroupInfo:
+        group = Group.create(
+            device.key_packages.make(SUITE, world.now),
+            bob.group.mls.group_id,
+            extensions=group_extensions(RoomPolicy(room, (ALICE,))),
+            parameters=world.parameters,
+        )
+        info = MLSMessage.decode(group.group_info()).body
+        assert isinstance(info, GroupInfo)
+        info = replace(info, group_context=replace(info.group_context, epoch=epoch), signature=b"")
+        signature = SUITE.sign_with_label(device.signature_key(SUITE), "GroupInfoTBS", group_info_tbs(info))
+        return elements.GroupInfo(group.group_id, epoch, MLSMessage.wrap(replace(info, signature=signature)))
+
+    bob.commit()
+    world.settle()
+    last = shown_by(bob)
+    strangers = [made_up(Device(MemoryStore(f"{n}@x.example")), bob.epoch, world.room.jid) for n in range(3)]
+    verified: list[bytes] = []
+
+    def counted(info: GroupInfo, **given: Any) -> Any:
+        verified.append(info.signature)
+        return public_of(info, **given)
+
+    monkeypatch.setattr(group_infos, "public_of", counted)
+    found = list(enumerate([*strangers, made_up(carol.device, 0, "other@rooms.example"), last]))
+    (way, *_), _ = fresh.group.group_infos.ways_in(found, world.now)
+    assert way.group_info == last
+    assert len(verified) == len(set(verified))
 
 
 @pytest.mark.parametrize("claim", ["newcomer", "voucher"])

@@ -206,6 +206,7 @@ class _Walk(Generic[T]):
         self._room = room
         self._group_id = group_id
         self._signatures: set[bytes] = set()
+        self._verified: dict[_Candidate[T], PublicGroup | PeerError] = {}  # a tree takes a signature for each leaf
         self.refused: list[Refused[T]] = []
         self.accepted: list[_Candidate[T]] = []
 
@@ -366,6 +367,17 @@ class _Walk(Generic[T]):
 
         :raises PeerError: it is not acceptable
         """
+        if candidate not in self._verified:
+            try:
+                self._verified[candidate] = self._public(candidate)
+            except PeerError as error:
+                self._verified[candidate] = error
+        found = self._verified[candidate]
+        if isinstance(found, PeerError):
+            raise found
+        return found
+
+    def _public(self, candidate: _Candidate[T]) -> PublicGroup:
         limit = self._device.parameters.lifetime_limit
         public = public_of(candidate.info, tree=candidate.tree, lifetime_limit=limit, remembered=self._signatures)
         if RoomPolicy.required_in(public.context.extensions).room != self._room:
