@@ -387,7 +387,7 @@ class DevServer(ABC):
         try:
             for port in ports or (0, 0):
                 self._reserved.append(reserve_port(self.host, port))
-        except OSError:
+        except (OSError, OverflowError):  # the latter for what is no port
             if not ports:
                 raise
             self._reserve(())

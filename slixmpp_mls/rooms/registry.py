@@ -248,16 +248,9 @@ class Rooms:
         :raises UsageError: the room has another object by now, and what this one remembers of the group is old
         :raises StoreError: the wish could not be stored
         """
-
-        def leave() -> None:
-            if handle.group.is_member or handle.group.is_partial:
-                handle.worker.give_up()
-            else:
-                handle.group.lifecycle.want_out()
-
         async with self._one_at_a_time(handle.jid):
             self._check_present(handle)
-            await self._end(handle, leave)
+            await self._end(handle, lambda: _leave_for_good(handle, handle.worker.give_up))
 
     async def _end(self, handle: EncryptedRoom, finish: Callable[[], None]) -> None:
         """Stop reading a room, in its turn; then `finish`, also if the caller is cancelled before.
@@ -288,16 +281,9 @@ class Rooms:
             raise UsageError("the reason has characters that XML cannot hold, such as control characters")
         self._check_present(handle)
         await handle.muc.destroy(alternate, reason)
-
-        def delete() -> None:
-            if handle.group.is_member or handle.group.is_partial:
-                handle.group.lifecycle.give_up()
-            else:
-                handle.group.lifecycle.want_out()
-
         async with self._one_at_a_time(handle.jid):
             if self._rooms.get(handle.jid) is handle:  # otherwise another group has been begun there meanwhile
-                await self._end(handle, delete)
+                await self._end(handle, lambda: _leave_for_good(handle, handle.group.lifecycle.give_up))
 
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all rooms for good, and delete their groups' keys."""
@@ -633,6 +619,14 @@ class Rooms:
                     await handle.worker.read_from(place)
                 except DeliveryError as error:
                     log.info("%s: it cannot be read again: %s", room, error)
+
+
+def _leave_for_good(handle: EncryptedRoom, give_up: Callable[[], object]) -> None:
+    """Delete the group's keys, or wait no longer for a way into it."""
+    if handle.group.is_member or handle.group.is_partial:
+        give_up()
+    else:
+        handle.group.lifecycle.want_out()
 
 
 def room_address(room: str) -> str:

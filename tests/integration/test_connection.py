@@ -309,7 +309,7 @@ async def test_a_server_that_fails_in_the_tls_handshake(
             hellos += 1
             while not reset and await reader.read(1000):
                 pass
-        if reset:  # RFC 9293 3.10.4: closing with no time to linger sends RST
+        if reset:  # RFC 9293 3.10.5: closing with no time to linger aborts, with RST
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
